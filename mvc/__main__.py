@@ -1,0 +1,5 @@
+"""`python -m mvc` is the same as the `mvc` command."""
+
+from mvc.cli import main
+
+main()

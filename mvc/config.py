@@ -1,0 +1,233 @@
+"""The experiment: one typed, frozen schema whose every key has a default that works.
+
+Reading YAML files and command-line overrides into it is config_file.py's business.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+STRATEGIES = ("real", "duplicate", "combined", "rsp", "two_phase")
+SOURCES = ("finetuned", "pretrained")
+
+
+class Section(BaseModel):
+    """Base of all sections: values cannot change, unknown keys and non-finite numbers are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class RunSection(Section):
+    """Where the run lives and what it depends on."""
+
+    dir: str = ""
+    """Run folder; empty means runs/<name of the experiment file or data folder>."""
+    seed: Count = 0
+    """Seed of captioning, fine-tuning and generation; classifiers have their own seeds."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class DataSection(Section):
+    """The user's images: a folder of class folders, or the embedded `digits`."""
+
+    path: str = ""
+    shots: Positive | None = None
+    """Training images a class (few-shot); the whole training split when absent."""
+    seed: Count = 0
+    """Seed of splits and few-shot subsets."""
+    image_size: Positive | None = None
+    """Side in pixels that the diffusion model works at; the base model's own when absent."""
+    validation_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.2
+    """Share of the training images that becomes the validation split where the folder has none."""
+    test_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.2
+    """Share of all images that becomes the test split where the folder has none."""
+    class_names: dict[str, str] = {}
+    """Folder name -> words for captions, where the folder name is a code."""
+    background: Annotated[str, Field(pattern=r"^(white|black|gr[ae]y|#[0-9a-fA-F]{6})$")] = "white"
+    """Colour put behind transparent pixels."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with images that cannot be decoded: stop and list all, or skip and count them."""
+
+
+class CaptionsSection(Section):
+    """One caption an image, after the prefix that names the class."""
+
+    captioner: Literal["auto", "file", "template", "blip"] = "auto"
+    """auto: `file` where the data has metadata.jsonl, else `blip` where a model is known, else `template`."""
+    model: str | None = None
+    """Image-to-text model by id or path; the embedded one with the embedded base when absent."""
+    revision: str | None = None
+    prefix: str = "This is an image of {class_name}."
+    max_new_tokens: Positive = 40
+    num_beams: Positive = 1
+    batch_size: Positive = 16
+
+    @field_validator("prefix")
+    @classmethod
+    def _names_the_class(cls, value: str) -> str:
+        if "{class_name}" not in value:
+            raise ValueError("the prefix must contain {class_name}")
+        return value
+
+
+class MixingSection(Section):
+    """Mixing Visual Concepts, Algorithm 1: P coarse and Q fine replacements."""
+
+    coarse: Count = 2
+    """P: how many times a range of token rows is replaced."""
+    fine: Count = 8
+    """Q: how many times a range of columns of one row is replaced."""
+    rows: Literal["all", "content"] = "all"
+    """all: any of the 77 rows; content: only rows up to the captions' end-of-text token."""
+
+
+class ModelSection(Section):
+    """The pre-trained Stable Diffusion."""
+
+    base: str = "tiny"
+    """`tiny` (embedded), a local diffusers folder, or a hub id."""
+    revision: str | None = None
+    image_latents_scaled: bool = False
+    """Multiply the condition latents by the VAE's scaling factor; InstructPix2Pix weights expect no."""
+
+
+class TrainSection(Section):
+    """Fine-tuning of the UNet on same-class pairs."""
+
+    max_train_steps: Positive = 500
+    train_batch_size: Positive = 16
+    """Global batch of one forward pass, over all processes."""
+    gradient_accumulation_steps: Positive = 1
+    learning_rate: Rate = 1e-4
+    lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
+    lr_warmup_steps: Count = 20
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    adam_weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    adam_epsilon: Rate = 1e-8
+    max_grad_norm: Rate = 1.0
+    conditioning_dropout_prob: Annotated[float, Field(ge=0.0, le=1 / 3)] = 0.05
+    pairing: Literal["same_class", "self"] = "same_class"
+    use_ema: bool = True
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    random_flip: bool = False
+    """Mirror x and x' independently; wrong for digits, text and laterality."""
+    random_crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Crop x and x' independently to a random scale of at least 1 - random_crop of the side."""
+    transforms: Positive = 4
+    """How many differently cropped copies of each image the latents cache holds when random_crop > 0."""
+    checkpointing_steps: Positive = 250
+    checkpoints_total_limit: Annotated[int, Field(ge=2)] = 2
+
+
+class GenerateSection(Section):
+    """The synthetic set."""
+
+    per_real: Annotated[float, Field(gt=0.0)] = 4.0
+    """Synthetic images per real training image, over all sources."""
+    sources: dict[Literal["finetuned", "pretrained"], Share] = {"finetuned": 1.0}
+    """Share of each source; shares add up to 1."""
+    scheduler: Literal["dpmsolver++", "unipc", "ddim", "euler"] = "dpmsolver++"
+    num_inference_steps: Positive = 20
+    guidance: Literal["paper", "dual"] = "paper"
+    """paper: Eq. (6) with guidance_scale alone; dual: text and image guidance apart."""
+    guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
+    image_guidance_scale: Annotated[float, Field(ge=0.0)] = 1.5
+    pretrained_guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
+    batch_size: Positive = 16
+    preview: Count = 8
+    """Images a class of each source that is not in the set, for the report alone."""
+
+    @field_validator("sources")
+    @classmethod
+    def _shares_add_up(cls, value: dict[str, float]) -> dict[str, float]:
+        total = sum(value.values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares add up to {total:g}, not 1")
+        return value
+
+
+class ClassifySection(Section):
+    """The classifier comparison: every arm the same number of optimisation steps."""
+
+    arms: list[str] = ["real", "duplicate", "combined", "rsp", "two_phase"]
+    """A strategy, or strategy@source to use one source of the synthetic set only."""
+    seeds: int | list[int] = 3
+    """How many model seeds (counted from 0), or which."""
+    backbone: Literal["auto", "small", "resnet18", "resnet50"] = "auto"
+    """auto: `small` up to 64 px, else resnet18."""
+    weights: str | None = None
+    """Safetensors file with the backbone's pre-trained weights (timm names); from scratch when absent."""
+    image_size: Positive | None = None
+    """Side in pixels for the classifier; data.image_size when absent."""
+    augmentation: Literal["none", "default", "randaugment"] = "default"
+    random_flip: bool = False
+    """Mirror images as part of the augmentation; wrong for digits, text and laterality."""
+    max_train_steps: Positive = 400
+    train_batch_size: Positive = 64
+    learning_rate: Rate = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    evaluation_steps: Positive = 40
+    """Validation every so many steps; the best one is kept."""
+    rsp_probability: Share = 0.8
+    """rsp: each slot of a batch is synthetic with this probability."""
+    phase_two_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """two_phase: share of the steps that goes to phase 2 (real images only)."""
+    phase_two_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """two_phase: phase 2's learning rate as a factor of learning_rate."""
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, value: list[str]) -> list[str]:
+        pattern = re.compile(rf"^({'|'.join(STRATEGIES)})(@({'|'.join(SOURCES)}))?$")
+        for arm in value:
+            if not pattern.match(arm) or arm in ("real@finetuned", "real@pretrained"):
+                raise ValueError(f"unknown arm '{arm}'; a strategy is one of {', '.join(STRATEGIES)}, @source optional")
+        if len(set(value)) != len(value) or "real" not in value:
+            raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
+        seeds = list(range(value)) if isinstance(value, int) else value
+        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be a positive number of seeds or a list of different numbers >= 0")
+        return value
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The model seeds as a list."""
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+
+
+class ReportSection(Section):
+    """The HTML page."""
+
+    samples: Positive = 8
+    """Images shown per class and row."""
+    classes: Positive = 12
+    """Classes shown; the first ones when there are more."""
+
+
+class Experiment(Section):
+    """One experiment: everything that a run depends on."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    captions: CaptionsSection = CaptionsSection()
+    mixing: MixingSection = MixingSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    generate: GenerateSection = GenerateSection()
+    classify: ClassifySection = ClassifySection()
+    report: ReportSection = ReportSection()

@@ -1,0 +1,262 @@
+"""The stages of a run in their order: each is done once, skipped while nothing it depends on has changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mvc.config import Experiment
+from mvc.config_file import to_yaml
+from mvc.errors import ConfigError
+from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
+from mvc.progress import say
+from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
+
+INDEX, CAPTIONS, MODEL = "data/index.jsonl", "captions.jsonl", "model/manifest.json"
+SYNTHETIC, VERDICT = "synthetic/train/metadata.jsonl", "results/verdict.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        name: name of its command.
+        function: dotted path of the function that does it, imported only when it runs.
+        settings: keys, or whole sections, of the experiment that its result depends on.
+        inputs: files of the run whose content it depends on.
+        result: the file that exists once it is finished.
+        outputs: what `--redo` removes.
+        free: keys that may change on a finished run: the stage then adds to what is there.
+    """
+
+    name: str
+    function: str
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...]
+    result: str
+    outputs: tuple[str, ...]
+    free: tuple[str, ...] = ()
+
+
+STAGES = (
+    Stage("data", "mvc.data_stage:run_data", ("data",), (), INDEX, ("data",), ("data.image_size",)),
+    Stage(
+        "caption",
+        "mvc.caption_stage:run_caption",
+        ("captions", "data.class_names"),
+        (INDEX,),
+        CAPTIONS,
+        (CAPTIONS,),
+        ("captions.batch_size",),
+    ),
+    Stage(
+        "train",
+        "mvc.train.stage:run_train",
+        ("run.seed", "data.image_size", "mixing", "model", "train"),
+        (INDEX, CAPTIONS),
+        MODEL,
+        ("checkpoints", "model", "logs"),
+        ("train.checkpointing_steps", "train.checkpoints_total_limit"),
+    ),
+    Stage(
+        "generate",
+        "mvc.generate.stage:run_generate",
+        ("run.seed", "data.image_size", "mixing", "model", "generate"),
+        (INDEX, CAPTIONS, MODEL),
+        SYNTHETIC,
+        ("synthetic", "preview"),
+        ("generate.per_real", "generate.preview"),
+    ),
+    Stage(
+        "classify",
+        "mvc.classify.stage:run_classify",
+        ("data.image_size", "classify"),
+        (INDEX, SYNTHETIC),
+        VERDICT,
+        ("results",),
+        ("classify",),
+    ),
+    Stage(
+        "report",
+        "mvc.report.page:write_report",
+        ("report",),
+        (INDEX, CAPTIONS, MODEL, SYNTHETIC, VERDICT, "results/table.csv"),
+        "report/index.html",
+        ("report",),
+        ("report",),
+    ),
+)
+
+
+def flat_settings(experiment: Experiment, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values of some sections and keys of an experiment under their dotted names."""
+    content = experiment.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        if name:
+            flat[key] = content[section][name]
+        else:
+            flat.update({f"{section}.{field}": value for field, value in content[section].items()})
+    return flat
+
+
+def _dependencies(run: Path, experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    """Everything the stage's result depends on, as flat JSON values."""
+    facts = flat_settings(experiment, stage.settings)
+    facts.update({name: file_digest(run / name) for name in stage.inputs})
+    if stage.name == "data":
+        facts["files in data.path"] = place_digest(experiment.data.path)
+    if stage.name in ("train", "generate"):
+        facts["files of model.base"] = place_digest(experiment.model.base)
+    if stage.name == "caption":
+        # The embedded base brings its own captioner.
+        facts["model.base is tiny"] = experiment.model.base == "tiny"
+    return facts
+
+
+def _is_free(stage: Stage, text: str) -> bool:
+    key = text.split(": ", 1)[0]
+    sections = {name for name in stage.free if "." not in name}
+    # Stages whose whole section is free recompute what is stale by themselves, inputs included.
+    return key in stage.free or key.partition(".")[0] in sections or bool(sections)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """run.json, or an empty record for a new run."""
+    path = run / "run.json"
+    return dict(read_json(path)) if path.exists() else {"stages": {}}
+
+
+def _check_unchanged(run: Path, stage: Stage, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The free changes of a stage.
+
+    Raises:
+        ConfigError: something else changed; names it and says what to do.
+    """
+    changes = differences(before, now)
+    fixed = [text for text in changes if not _is_free(stage, text)]
+    if fixed:
+        shown = "; ".join(_short(text) for text in fixed[:4]) + (
+            f"; and {len(fixed) - 4} more" if len(fixed) > 4 else ""
+        )
+        raise ConfigError(
+            f"{run}: what the stage '{stage.name}' was made from has changed: {shown}",
+            why="its result would not match; nothing was touched",
+            do="set another run.dir, put the old value back, or add --redo to make this stage and what follows again",
+        )
+    return changes
+
+
+def _short(text: str) -> str:
+    """A digest in a difference says nothing to a reader; the name of what changed does."""
+    key, _, values = text.partition(": ")
+    return f"{key} is no longer the same" if any(len(part) == 64 for part in values.split(" -> ")) else text
+
+
+def _remove_outputs(run: Path, stage: Stage) -> None:
+    for name in stage.outputs:
+        path = run / name
+        if name == CAPTIONS and path.exists():
+            # Captions can hold hours of hand work: they are set aside, not removed.
+            os.replace(path, run / "captions.before-redo.jsonl")
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _run_function(stage: Stage) -> Callable[[Path, Experiment], object]:
+    module, _, name = stage.function.partition(":")
+    function: Callable[[Path, Experiment], object] = getattr(import_module(module), name)
+    return function
+
+
+def run_stages(experiment: Experiment, until: str, redo: bool = False) -> bool:
+    """Do what is missing of a run, up to and with one stage.
+
+    Args:
+        experiment: with run.dir set.
+        until: name of the last stage to do.
+        redo: make stages whose settings or inputs changed again, and all after them, removing their old results.
+
+    Returns:
+        whether anything was done.
+
+    Raises:
+        ConfigError: something changed since a stage was made and `redo` is off.
+        EnvironmentFault: another process works in the run folder.
+    """
+    run = Path(experiment.run.dir)
+    names = [stage.name for stage in STAGES]
+    with exclusive(run):
+        remove_leftovers(run)
+        record = read_record(run)
+        worked = False
+        for stage in STAGES[: names.index(until) + 1]:
+            worked = _run_stage(run, experiment, stage, record, redo) or worked
+    return worked
+
+
+def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str, Any], redo: bool) -> bool:
+    now = _dependencies(run, experiment, stage)
+    entry = record["stages"].get(stage.name)
+    changes: list[str] = []
+    if entry is not None:
+        try:
+            changes = _check_unchanged(run, stage, entry["dependencies"], now)
+        except ConfigError:
+            if not redo:
+                raise
+            changed = "; ".join(map(_short, differences(entry["dependencies"], now)))
+            say(f"{stage.name}: made again, because of {changed}")
+            _remove_outputs(run, stage)
+            entry = None
+    if entry is not None and entry["state"] == "finished" and not changes and (run / stage.result).exists():
+        say(f"{stage.name}: done before, nothing to do")
+        return False
+    if changes:
+        say(f"{stage.name}: goes on with {'; '.join(map(_short, changes))}")
+    spent = entry["seconds"] if entry is not None else 0.0
+    _note(run, experiment, record, stage, "started", now, spent)
+    start = time.monotonic()
+    try:
+        _run_function(stage)(run, experiment)
+    except BaseException:
+        _note(run, experiment, record, stage, "started", now, spent + time.monotonic() - start)
+        raise
+    _note(run, experiment, record, stage, "finished", now, spent + time.monotonic() - start)
+    return True
+
+
+def _note(
+    run: Path,
+    experiment: Experiment,
+    record: dict[str, Any],
+    stage: Stage,
+    state: str,
+    facts: dict[str, Any],
+    spent: float,
+) -> None:
+    """Write where the run stands; experiment.yaml always shows the settings that were used last."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    record.setdefault("created", when)
+    record["stages"][stage.name] = {
+        "state": state,
+        "dependencies": facts,
+        "seconds": round(spent, 2),
+        "at": when,
+    }
+    record.update(versions=versions(), hardware=hardware(), seed=experiment.run.seed)
+    # Without run.dir, so that the run can be moved.
+    shown = experiment.model_copy(update={"run": experiment.run.model_copy(update={"dir": ""})})
+    write_text(run / "experiment.yaml", to_yaml(shown))
+    write_json(run / "run.json", record)

@@ -1,0 +1,69 @@
+"""How far a run is, from its files alone; loads no model and takes no lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mvc.config import Experiment
+from mvc.errors import ConfigError
+from mvc.pipeline import STAGES, read_record
+
+
+def require_run(run: Path) -> None:
+    """Make sure that a folder is a run.
+
+    Raises:
+        ConfigError: it has no run.json.
+    """
+    if not (run / "run.json").exists():
+        raise ConfigError(f"{run} is not a run folder", why="it has no run.json", do="start one: mvc run --data FOLDER")
+
+
+def _count(folder: Path, pattern: str) -> int:
+    return sum(1 for path in folder.glob(pattern) if not path.name.startswith(".tmp-"))
+
+
+def _lines(path: Path) -> int:
+    return sum(1 for _ in open(path, "rb")) if path.exists() else 0
+
+
+def _detail(run: Path, experiment: Experiment, stage: str) -> str:
+    """What a stage has made so far, in words."""
+    if stage == "data":
+        return f"{_lines(run / 'data' / 'index.jsonl')} images in the index"
+    if stage == "caption":
+        done = _lines(run / "captions.jsonl") or _lines(run / "cache" / "captions.partial.jsonl")
+        return f"{done} captions"
+    if stage == "train":
+        steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+        return f"newest checkpoint {steps[-1] if steps else 'none'} of {experiment.train.max_train_steps} steps"
+    if stage == "generate":
+        wanted = ""
+        return f"{_count(run / 'synthetic' / 'train', '*/*.png')} images{wanted}"
+    if stage == "classify":
+        runs = len(experiment.classify.arms) * len(experiment.classify.seed_list)
+        return f"{_count(run / 'results', '*-seed*.json')} of {runs} classifiers"
+    return "report/index.html" if (run / "report" / "index.html").exists() else ""
+
+
+def print_status(experiment: Experiment) -> None:
+    """Print one line a stage: state, time spent, what is there.
+
+    Raises:
+        ConfigError: the folder is not a run.
+    """
+    run = Path(experiment.run.dir)
+    require_run(run)
+    record = read_record(run)
+    table = Table(title=str(run))
+    for heading in ("stage", "state", "seconds", "what is there"):
+        table.add_column(heading)
+    for stage in STAGES:
+        entry = record["stages"].get(stage.name)
+        state = "not started" if entry is None else entry["state"]
+        seconds = "" if entry is None else f"{entry['seconds']:.1f}"
+        table.add_row(stage.name, state, seconds, _detail(run, experiment, stage.name))
+    Console().print(table)
