@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,9 +66,8 @@ def _run(until: str, arguments: list[str] | None, data: str | None, dry_run: boo
 
 
 def _show_results(run: Path) -> None:
-    from mvc.results import print_results
-
-    print_results(run)
+    # By name, because the library imports no app.
+    import_module("mvc.classify.table").print_table(run)
 
 
 @app.command()

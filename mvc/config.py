@@ -22,7 +22,9 @@ SOURCES = ("finetuned", "pretrained")
 class Section(BaseModel):
     """Base of all sections: values cannot change, unknown keys and non-finite numbers are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )
 
 
 class RunSection(Section):
@@ -33,12 +35,14 @@ class RunSection(Section):
     seed: Count = 0
     """Seed of captioning, fine-tuning and generation; classifiers have their own seeds."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes an accelerator where there is one."""
 
 
 class DataSection(Section):
     """The user's images: a folder of class folders, or the embedded `digits`."""
 
     path: str = ""
+    """Folder of class folders, or `digits`; `--data` sets it."""
     shots: Positive | None = None
     """Training images a class (few-shot); the whole training split when absent."""
     seed: Count = 0
@@ -65,10 +69,15 @@ class CaptionsSection(Section):
     model: str | None = None
     """Image-to-text model by id or path; the embedded one with the embedded base when absent."""
     revision: str | None = None
+    """Revision of a hub id."""
     prefix: str = "This is an image of {class_name}."
+    """First words of every caption; must contain {class_name}."""
     max_new_tokens: Positive = 40
+    """Longest description in tokens."""
     num_beams: Positive = 1
+    """1 is greedy decoding."""
     batch_size: Positive = 16
+    """Images captioned at once."""
 
     @field_validator("prefix")
     @classmethod
@@ -95,6 +104,7 @@ class ModelSection(Section):
     base: str = "tiny"
     """`tiny` (embedded), a local diffusers folder, or a hub id."""
     revision: str | None = None
+    """Revision of a hub id."""
     image_latents_scaled: bool = False
     """Multiply the condition latents by the VAE's scaling factor; InstructPix2Pix weights expect no."""
 
@@ -103,22 +113,37 @@ class TrainSection(Section):
     """Fine-tuning of the UNet on same-class pairs."""
 
     max_train_steps: Positive = 500
+    """Optimisation steps."""
     train_batch_size: Positive = 16
     """Global batch of one forward pass, over all processes."""
     gradient_accumulation_steps: Positive = 1
+    """Batches whose gradients are averaged into one step."""
     learning_rate: Rate = 1e-4
+    """Peak learning rate of AdamW."""
     lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
+    """Shape of the learning rate over the steps."""
     lr_warmup_steps: Count = 20
+    """Steps over which the learning rate rises."""
     adam_beta1: Share = 0.9
+    """AdamW's first beta."""
     adam_beta2: Share = 0.999
+    """AdamW's second beta."""
     adam_weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    """AdamW's weight decay."""
     adam_epsilon: Rate = 1e-8
+    """AdamW's epsilon."""
     max_grad_norm: Rate = 1.0
+    """Gradients are clipped to this norm."""
     conditioning_dropout_prob: Annotated[float, Field(ge=0.0, le=1 / 3)] = 0.05
+    """u: text alone, both, and image alone are dropped with this probability each."""
     pairing: Literal["same_class", "self"] = "same_class"
+    """same_class: x' is another image of the class; self: x' = x, the paper's first attempt."""
     use_ema: bool = True
+    """Publish the moving average of the weights."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Largest decay of the moving average; it warms up from 0.1."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Precision of the forward and backward pass."""
     random_flip: bool = False
     """Mirror x and x' independently; wrong for digits, text and laterality."""
     random_crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -126,7 +151,9 @@ class TrainSection(Section):
     transforms: Positive = 4
     """How many differently cropped copies of each image the latents cache holds when random_crop > 0."""
     checkpointing_steps: Positive = 250
+    """A checkpoint every so many steps."""
     checkpoints_total_limit: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept; never fewer than two."""
 
 
 class GenerateSection(Section):
@@ -137,13 +164,19 @@ class GenerateSection(Section):
     sources: dict[Literal["finetuned", "pretrained"], Share] = {"finetuned": 1.0}
     """Share of each source; shares add up to 1."""
     scheduler: Literal["dpmsolver++", "unipc", "ddim", "euler"] = "dpmsolver++"
+    """Sampler; all four are deterministic given the noise."""
     num_inference_steps: Positive = 20
+    """Denoising steps."""
     guidance: Literal["paper", "dual"] = "paper"
     """paper: Eq. (6) with guidance_scale alone; dual: text and image guidance apart."""
     guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
+    """w of Eq. (6), or the text guidance of `dual`; 1 switches guidance off."""
     image_guidance_scale: Annotated[float, Field(ge=0.0)] = 1.5
+    """Image guidance of `dual`."""
     pretrained_guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
+    """Guidance of the source `pretrained`."""
     batch_size: Positive = 16
+    """Images denoised at once."""
     preview: Count = 8
     """Images a class of each source that is not in the set, for the report alone."""
 
@@ -170,12 +203,17 @@ class ClassifySection(Section):
     image_size: Positive | None = None
     """Side in pixels for the classifier; data.image_size when absent."""
     augmentation: Literal["none", "default", "randaugment"] = "default"
+    """Of real and synthetic training images alike."""
     random_flip: bool = False
     """Mirror images as part of the augmentation; wrong for digits, text and laterality."""
     max_train_steps: Positive = 400
+    """Optimisation steps of every arm."""
     train_batch_size: Positive = 64
+    """Images a step."""
     learning_rate: Rate = 1e-3
+    """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    """AdamW's weight decay."""
     evaluation_steps: Positive = 40
     """Validation every so many steps; the best one is kept."""
     rsp_probability: Share = 0.8

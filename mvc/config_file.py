@@ -145,7 +145,7 @@ def known_keys(section: type[Section] = Experiment, prefix: str = "") -> dict[st
     return keys
 
 
-def _allowed(dotted: str) -> str:
+def allowed_values(dotted: str) -> str:
     """What a key takes, in words, from the schema."""
     schema = Experiment.model_json_schema()
     node: dict[str, Any] = schema
@@ -213,7 +213,7 @@ def _explain(error: dict[str, Any], marks: Marks, origin: str) -> ConfigError:
             do=f"did you mean '{near[0]}'?" if near else "remove it",
         )
     message = error["msg"].removeprefix("Value error, ")
-    allowed = _allowed(dotted)
+    allowed = allowed_values(dotted)
     return ConfigError(
         f"{where}: {dotted} = {error['input']!r} cannot be used",
         why=message[0].lower() + message[1:],
@@ -232,7 +232,7 @@ def _refuse_booleans(content: Any, marks: Marks, keys: tuple[str, ...] = ()) -> 
         raise ConfigError(
             f"{marks.get(keys, 'experiment')}: {dotted} = {str(content).lower()} cannot be used",
             why="true and false are no numbers or text",
-            do=f"allowed: {_allowed(dotted)}",
+            do=f"allowed: {allowed_values(dotted)}",
         )
 
 

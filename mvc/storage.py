@@ -131,10 +131,10 @@ def append_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with open(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)
         if end:
-            file.seek(0)
-            whole = file.read()
-            if not whole.endswith(b"\n"):
-                file.truncate(whole.rfind(b"\n") + 1)
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
         file.write("".join(json_line(row) for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())

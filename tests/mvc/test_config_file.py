@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mvc import config_page
 from mvc.config import Experiment
 from mvc.config_file import apply_overrides, build_experiment, known_keys, read_yaml, to_yaml
 from mvc.errors import ConfigError
@@ -116,3 +117,9 @@ def test_keys_that_scripts_rely_on_exist() -> None:
         train.learning_rate generate.per_real generate.num_inference_steps generate.guidance_scale
         generate.image_guidance_scale generate.batch_size classify.arms classify.seeds classify.max_train_steps"""
     assert set(names.split()) <= set(known_keys())
+
+
+def test_the_page_of_keys_is_up_to_date_and_says_what_each_means() -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == config_page.page(), "run: python -m mvc.config_page > docs/configuration.md"
+    assert all(field.description for key, field in known_keys().items() if "." in key)
