@@ -1,0 +1,1 @@
+"""Make the synthetic set with the fine-tuned and the pre-trained model."""
