@@ -1,0 +1,122 @@
+"""The page: gathers the parts that a run has so far, and writes them as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import mvc
+from mvc.config import Experiment
+from mvc.config_file import to_yaml
+from mvc.dataset import load_index
+from mvc.errors import DataError
+from mvc.report import sections
+from mvc.storage import write_text
+
+from .pictures import BLOCKS, GAP, columns_of, data_uri, find_samples, strip, tile_sides
+from .plots import accuracies, loss_curve
+
+
+@dataclass(frozen=True)
+class Row:
+    """The images of one class and source; `uri` is empty where there are none."""
+
+    heading: str
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Sample images: (words of the class, its three rows), and the shape of a row."""
+
+    classes: list[tuple[str, list[Row]]]
+    hidden: int
+    """Classes that are not shown."""
+    width: int
+    height: int
+
+
+def write_report(run: Path, experiment: Experiment) -> Path:
+    """Write run/report/index.html from what is there; parts that are not there yet are said to be absent.
+
+    Nothing is random, and equal runs give equal bytes.
+
+    Args:
+        run: the run folder.
+        experiment: sections report and data.background are used, and all of it is shown.
+
+    Returns:
+        The file written.
+
+    Raises:
+        EnvironmentFault: the file cannot be written.
+    """
+    parts: dict[str, Callable[[], object]] = {
+        "results": partial(sections.results, run),
+        "accuracy_plot": lambda: Markup(accuracies([(arm.name, arm.values) for arm in sections.results(run).arms])),
+        "samples": partial(_gallery, run, experiment),
+        "training": partial(_training, run),
+        "data": partial(sections.data, run),
+        "captions": partial(sections.captions, run, experiment.report.classes),
+        "machine": partial(sections.machine, run),
+    }
+    content: dict[str, object] = {}
+    absent: dict[str, str] = {}
+    for name, build in parts.items():
+        try:
+            content[name] = build()
+        except DataError as error:
+            content[name] = None
+            # The page tells nothing of where the run lies, which may change.
+            absent[name] = " ".join(text for text in (error.what, error.why) if text).replace(f"{run}/", "")
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Without run.dir, as in experiment.yaml of the run.
+    settings = experiment.model_copy(update={"run": experiment.run.model_copy(update={"dir": ""})})
+    page = templates.get_template("page.html.jinja").render(
+        name=run.resolve().name,
+        settings=to_yaml(settings),
+        version=mvc.__version__,
+        splits=sections.SPLITS,
+        absent=absent,
+        **content,
+    )
+    path = run / "report" / "index.html"
+    write_text(path, page)
+    return path
+
+
+def _training(run: Path) -> dict[str, object]:
+    """The loss curve, empty where no loss is finite, and the first step whose loss is not."""
+    found = sections.losses(run)
+    return {"plot": Markup(loss_curve(found.steps, found.values)) if found.steps else "", "bad": found.bad}
+
+
+def _gallery(run: Path, experiment: Experiment) -> Gallery:
+    """The sample images of the page, drawn."""
+    if not (run / "data" / "index.jsonl").exists():
+        raise DataError("No samples yet: the folder of images has not been read.")
+    found = find_samples(run, experiment.report.classes, experiment.report.samples)
+    columns = max(1, *(columns_of(found, source) for source in BLOCKS))
+    sides = tile_sides(found)
+    classes = []
+    for samples in found:
+        rows = []
+        for source, heading in BLOCKS.items():
+            files = samples.files[source]
+            picture = data_uri(strip(files, columns, sides, experiment.data.background)) if files else ""
+            rows.append(Row(heading, picture, f"{len(files)} {heading} images of {samples.words}"))
+        classes.append((samples.words, rows))
+    hidden = len(load_index(run).classes) - len(found)
+    return Gallery(classes, hidden, columns * (sides[1] + GAP) - GAP, sides[1])

@@ -1,0 +1,143 @@
+"""Plots as inline SVG that takes its colours and its font from the page, in light and in dark."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+INK, FAINT, REAL, OTHER = "#010203", "#010204", "#010205", "#010206"
+_VARIABLES = {INK: "--ink", FAINT: "--faint", REAL: "--real", OTHER: "--accent"}
+"""Stand-in colours, replaced by variables of the page's style sheet once the plot is drawn."""
+WIDTH = 420
+"""Width of a plot in its own units; narrow, so that its text stays readable on a telephone."""
+MOST_POINTS = 800
+"""Raw losses that are drawn; of longer logs every so many-th one."""
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mvc",
+    "text.parse_math": False,
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """Centred moving mean; at both ends of the values that are there.
+
+    Args:
+        values: (n), finite.
+        window: odd number of values, at least 1.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - window // 2, 0), np.minimum(places + window // 2 + 1, len(values))
+    mean: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return mean
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
+    """The loss over the training steps: raw values as points, their moving mean over 1/20 of them as a line.
+
+    Args:
+        steps: (n) with n >= 1, ascending.
+        losses: (n), finite.
+    """
+    window = 2 * (len(losses) // 40) + 1
+    every = -(-len(losses) // MOST_POINTS)
+    mean = smooth(losses, window)
+    with _style():
+        figure, axes = _figure(300)
+        axes.plot(steps[::every], losses[::every], "o", color=FAINT, markersize=2.2, markeredgewidth=0)
+        axes.plot(steps[::every], mean[::every], color=OTHER, linewidth=2)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        label = f"Loss over {len(losses)} logged steps; moving mean {mean[0]:.3g} at first, {mean[-1]:.3g} at last"
+        return _svg(figure, "loss", label)
+
+
+def accuracies(arms: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """Test accuracy of each arm: one dot a seed, a bar at the mean, a dashed line at the mean of `real`.
+
+    Args:
+        arms: name and accuracies in [0, 1], one a seed; at least one arm.
+    """
+    with _style():
+        figure, axes = _figure(90 + 34 * len(arms))
+        for row, (arm, values) in enumerate(arms):
+            colour, shares = REAL if arm == "real" else OTHER, 100 * np.asarray(values, dtype=np.float64)
+            if arm == "real":
+                axes.axvline(float(shares.mean()), color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+            axes.plot(shares, _spread(row, len(shares)), "o", color=colour, markersize=6, alpha=0.6, markeredgewidth=0)
+            axes.vlines(float(shares.mean()), row - 0.3, row + 0.3, color=colour, linewidth=2.5)
+        axes.set_yticks(range(len(arms)), [arm for arm, _ in arms])
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel("test accuracy, per cent")
+        means = "; ".join(f"{arm} {100 * float(np.mean(values)):.1f}" for arm, values in arms)
+        return _svg(figure, "accuracy", f"Test accuracy in per cent, mean over seeds: {means}")
+
+
+def _spread(row: int, count: int) -> NDArray[np.float64]:
+    """Heights of an arm's dots: a little apart, so that equal accuracies do not hide each other."""
+    return row + (np.linspace(-0.15, 0.15, count) if count > 1 else np.zeros(count))
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib's defaults and `_STYLE`, whatever style file the user has; put back at the end."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def _figure(height: int) -> tuple[Figure, Axes]:
+    # An SVG unit is 1/72 inch to matplotlib.
+    figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+    figure.patch.set_visible(False)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an <svg> element for use inside a page; equal figures give equal text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # This style would reach out of the plot; the page's own style sheet holds it, for plots alone.
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None, "matplotlib writes a viewBox"
+    opening = f'<svg class="plot" role="img" aria-label="{html.escape(label)}" {view.group()}>'
+    text = opening + text[text.index(">") + 1 :]
+    # Names must differ between the plots of one page.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text.strip()

@@ -1,0 +1,118 @@
+"""A made-up run folder, written file by file as the stages leave it, with small real PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mvc.storage import sha256_file, write_json, write_json_lines, write_text
+
+COLOURS = {"real": (200, 40, 30), "pretrained": (30, 160, 60), "finetuned": (40, 70, 210)}
+SENTENCE = "two_phase beats real by 3.1 +- 0.8 points over 3 seeds, p = 0.012"
+TABLE = """arm,mean,standard_deviation,seeds,values,difference,p_value,validation_mean
+real,0.850333,0.0120554,3,0.838000 0.851000 0.862000,,,0.86
+duplicate,0.852,0.011,3,0.841000 0.852000 0.863000,0.00166667,0.61,0.861
+two_phase,0.881333,0.00737,3,0.873000 0.883000 0.888000,0.031,0.0123,0.89
+"""
+
+
+def colour(source: str, label: int, index: int) -> tuple[int, int, int]:
+    """The one colour of a made-up image."""
+    red, green, blue = COLOURS[source]
+    return red + 10 * label, green + 5 * index, blue
+
+
+def _image(path: Path, source: str, label: int, index: int, side: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((side, side, 3), colour(source, label, index), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_data(run: Path, classes: list[str], real: int = 5, side: int = 16) -> None:
+    """run/data, with `real` training images a class and one each for validation and test."""
+    rows: list[dict[str, Any]] = []
+    for label, folder in enumerate(classes):
+        for split, count in (("train", real), ("validation", 1), ("test", 1)):
+            for index in range(count):
+                name = f"{split}/{folder}/{index:04d}.png"
+                _image(run / "data" / "images" / name, "real", label, index, side)
+                facts = {"id": name, "path": name, "class_name": folder, "label": label, "split": split}
+                facts["sha256"] = sha256_file(run / "data" / "images" / name)
+                rows.append({**facts, "width": side, "height": side, "mode": "RGB", "used": True})
+    listed = [{"folder": name, "words": f"number {name}", "label": place} for place, name in enumerate(classes)]
+    write_json(run / "data" / "classes.json", {"root": "data/images", "classes": listed})
+    write_json_lines(run / "data" / "index.jsonl", rows)
+    summary = {"images": 40, "left_out": 12, "made": ["validation"], "skipped": 2, "warnings": ["3 copies in test"]}
+    write_json(run / "data" / "summary.json", summary)
+
+
+def write_captions(run: Path, classes: list[str], text: str = "a white figure") -> None:
+    """run/captions.jsonl and what was counted."""
+    rows = [
+        {"id": f"train/{name}/{i:04d}.png", "class_name": name, "caption": f"{text} {i} {name}", "captioner": "blip"}
+        for name in classes
+        for i in range(5)
+    ]
+    write_json_lines(run / "captions.jsonl", rows)
+    none = {"count": 0, "examples": []}
+    counts: dict[str, Any] = {"captions": len(rows), "captioners": {"blip": len(rows)}, "empty": none}
+    counts |= {"repeated": {"count": 7, "examples": [], "share": 0.7}, "over_long": {**none, "limit": 77}}
+    counts |= {"single_caption_classes": [], "same_caption_classes": ["one"]}
+    write_json(run / "caption_summary.json", counts)
+
+
+def write_training(run: Path, steps: int = 60) -> None:
+    """run/logs/train.jsonl, the last line torn by a kill."""
+    rows = [{"step": i, "loss": 0.3 / i + 0.1, "learning_rate": 1e-4, "seconds": 0.1 * i} for i in range(1, steps + 1)]
+    write_json_lines(run / "logs" / "train.jsonl", rows)
+    with open(run / "logs" / "train.jsonl", "a") as file:
+        file.write('{"step": 61, "lo')
+
+
+def write_images(run: Path, classes: list[str], synthetic: int = 6, preview: int = 4, side: int = 16) -> None:
+    """A finished synthetic set of fine-tuned images, and a preview of pre-trained ones."""
+    folder, rows = run / "synthetic" / "train", []
+    for label, name in enumerate(classes):
+        for index in range(synthetic):
+            path = f"{name}/finetuned-{index:04d}.png"
+            _image(folder / path, "finetuned", label, index, side)
+            row = {"file_name": path, "label": name, "id": f"finetuned-{index:04d}", "class_name": name}
+            rows.append({**row, "source": "finetuned", "sha256": sha256_file(folder / path)})
+        for index in range(preview):
+            _image(run / "preview" / "pretrained" / name / f"{index}.png", "pretrained", label, index, side)
+    write_json_lines(folder / "metadata.jsonl", rows)
+
+
+def write_results(run: Path, sentence: str = SENTENCE, table: str = TABLE) -> None:
+    """run/results with a finished comparison."""
+    verdict: dict[str, Any] = {"sentence": sentence, "best_arm": "two_phase", "helped": True, "seeds": 3}
+    verdict |= {"difference": 0.031, "standard_deviation": 0.008, "p_value": 0.0123}
+    verdict |= {"warnings": ["only 2 validation images"], "test_set": "2 test images: standard error 7.1 points"}
+    write_json(run / "results" / "verdict.json", verdict)
+    write_text(run / "results" / "table.csv", table)
+
+
+def write_record(run: Path) -> None:
+    """run/run.json."""
+    stages = {
+        "train": {"state": "finished", "seconds": 245.2, "at": "2025-01-02T03:09:05+00:00", "dependencies": {}},
+        "data": {"state": "finished", "seconds": 1.24, "at": "2025-01-02T03:04:05+00:00", "dependencies": {}},
+        "report": {"state": "started", "seconds": 98.7, "at": "2025-01-02T03:19:05+00:00", "dependencies": {}},
+    }
+    record: dict[str, Any] = {"created": "2025-01-02T03:04:05+00:00", "stages": stages, "seed": 0}
+    record |= {"versions": {"mvc": "0.1.0", "torch": "2.15.0"}, "hardware": {"cores": 2, "memory_gib": 7.8}}
+    write_json(run / "run.json", record)
+
+
+def write_run(run: Path, classes: list[str]) -> Path:
+    """A whole finished run; returns its folder."""
+    write_data(run, classes)
+    write_captions(run, classes)
+    write_training(run)
+    write_images(run, classes)
+    write_results(run)
+    write_record(run)
+    return run

@@ -1,0 +1,297 @@
+"""The page holds what the files say, asks for nothing from outside, and survives unfinished and hostile runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mvc.config import Experiment, ReportSection, RunSection
+from mvc.errors import DataError
+from mvc.report import sections
+from mvc.report.page import write_report
+from mvc.storage import write_text
+
+from .made_up_run import (
+    SENTENCE,
+    write_captions,
+    write_data,
+    write_images,
+    write_record,
+    write_results,
+    write_run,
+    write_training,
+)
+
+CLASSES = ["one", "two"]
+
+
+class Page(HTMLParser):
+    """Start tags with their attributes, and all text outside <style>."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self._style = False
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._style = tag == "style"
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._style = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._style:
+            self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(run: Path, experiment: Experiment | None = None) -> Page:
+    path = write_report(run, experiment or Experiment())
+    assert path == run / "report" / "index.html"
+    return Page(path)
+
+
+def table_rows(page: Page) -> list[str]:
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page.source, flags=re.DOTALL)
+    return ["|".join(re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)) for row in rows]
+
+
+def test_page_holds_verdict_and_table(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "my run", CLASSES))
+    assert page.texts.count(SENTENCE) == 1 and page.source.index(SENTENCE) < page.source.index("<table")
+    assert "only 2 validation images" in page.text and "standard error 7.1 points" in page.text
+    rows = table_rows(page)
+    assert "real|85.0 ± 1.2|–|–|3" in rows
+    assert "duplicate|85.2 ± 1.1|+0.2|0.61|3" in rows
+    assert "two_phase|88.1 ± 0.7|+3.1|0.012|3" in rows
+    assert page.source.count('<tr class="best"><td>two_phase') == 1
+    assert page.texts.count("my run") == 1 and "2025-01-02" in page.text
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert labels[0] == "Test accuracy in per cent, mean over seeds: real 85.0; duplicate 85.2; two_phase 88.1"
+    assert labels[1].startswith("Loss over 60 logged steps;")
+
+
+def test_page_holds_data_captions_and_settings(tmp_path: Path) -> None:
+    experiment = Experiment(run=RunSection(dir="somewhere/private", seed=41))
+    page = page_of(write_run(tmp_path / "run", CLASSES), experiment)
+    rows = table_rows(page)
+    assert "number one (one)|5|1|1|7" in rows and "all|10|2|2|14" in rows
+    assert "12 of 40 images are left out" in page.text and "3 copies in test" in page.text
+    assert "skipped: 2." in page.text and "Made by rule, as the folder has none: validation." in page.text
+    assert "a white figure 2 one" in page.texts and "a white figure 3 one" not in page.texts
+    assert (
+        "10 captions (10 by blip). 7 read the same as another of their class. All captions the same: one." in page.text
+    )
+    assert "say nothing behind" not in page.text
+    assert "seed: 41" in page.source and "somewhere" not in page.source
+    assert "data|1.2 s|finished" in rows and "train|4 min 05 s|finished" in rows
+    assert "torch|2.15.0" in rows and "memory, GiB|7.8" in rows
+    assert not any(row.startswith("report|") for row in rows)
+
+
+def test_samples_are_labelled_and_limited(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", CLASSES)
+    alts = [image["alt"] for image in page_of(run).all("img")]
+    assert alts == [
+        f"{count} {kind} images of number {name}"
+        for name in CLASSES
+        for count, kind in ((5, "real"), (4, "pre-trained"), (6, "fine-tuned"))
+    ]
+    page = page_of(run, Experiment(report=ReportSection(samples=2, classes=1)))
+    assert [image["alt"][0] for image in page.all("img")] == ["2", "2", "2"]
+    assert "1 more classes are not shown" in page.text
+    assert {(image["width"], image["height"]) for image in page.all("img")} == {("196", "96")}
+
+
+def test_nothing_comes_from_outside(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", CLASSES))
+    addresses = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name.endswith(("href", "src", "srcset", "action", "data", "poster"))
+    ]
+    assert len(addresses) > 20 and all(value.startswith(("data:", "#")) for value in addresses)
+    assert "http" not in page.source.replace("http-equiv", "") and "@import" not in page.source
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", page.source))
+    assert not page.all("script") and not page.all("iframe")
+    policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert str(tmp_path) not in page.source
+
+
+def test_names_in_the_page_are_unique_and_found(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", CLASSES))
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(names)) == len(names) > 20
+    used = re.findall(r"""href="#([^"]*)|url\(#([^)]*)""", page.source)
+    assert used and {a or b for a, b in used} <= set(names)
+
+
+def test_user_text_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)"
+    run, classes = tmp_path / "<b>run", ["<img src=x onerror=alert(2)>", evil]
+    write_run(run, classes)
+    write_captions(run, classes, "</style></pre><script>alert(3)</script>")
+    row = f'{evil},0.5,0.1,3,0.4 0.5 0.6,-0.35,0.5,0.5\n"a""><i>",0.5,,1,0.5,,,\n'
+    write_results(run, f"{evil} & 'more'", "arm,mean,standard_deviation,seeds,values,difference,p_value\n" + row)
+    page = page_of(run, Experiment.model_validate({"data": {"path": "</pre><script>"}}))
+    for tag in ("script", "b", "i"):
+        assert not page.all(tag)
+    assert len(page.all("img")) == 6 and all(
+        set(image) == {"src", "width", "height", "alt"} for image in page.all("img")
+    )
+    assert f"{evil} & 'more'" in page.text and "<b>run" in page.text
+    assert f"number {evil}" in page.text and "</pre><script>alert(3)</script> 0" in page.text
+    assert "path: </pre><script>" in page.text
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
+    first = write_report(write_run(tmp_path / "a" / "run", CLASSES), Experiment()).read_bytes()
+    second = write_report(write_run(tmp_path / "b" / "run", CLASSES), Experiment()).read_bytes()
+    again = write_report(tmp_path / "b" / "run", Experiment()).read_bytes()
+    assert first == second == again
+
+
+ABSENT = {
+    "data": "No data yet: the folder of images has not been read.",
+    "samples": "No samples yet: the folder of images has not been read.",
+    "captions": "No captions yet.",
+    "training": "No loss curve yet: the model has not been fine-tuned.",
+    "results": "No verdict yet: the classifiers have not been compared.",
+    "record": "No run.json, so nothing is known of versions, hardware and timings.",
+}
+
+
+def test_empty_run_gives_a_page(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "run")
+    assert [text for text in ABSENT.values() if text not in page.texts] == []
+    assert page.text.count("settings") == 0 and "Settings" in page.text
+
+
+def test_a_run_grows(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    left = dict(ABSENT)
+
+    def check(*done: str) -> Page:
+        for name in done:
+            left.pop(name)
+        page = page_of(run)
+        assert [text for text in ABSENT.values() if text in page.texts] == list(left.values())
+        return page
+
+    write_data(run, CLASSES)
+    assert check("data", "samples").texts.count("none") == 4
+    write_captions(run, CLASSES)
+    check("captions")
+    write_training(run, steps=1)
+    check("training")
+    write_images(run, CLASSES)
+    assert "none" not in check().texts
+    write_text(run / "results" / "real-seed0.json", "{}")
+    left["results"] = ABSENT["results"][:-1] + "; classifiers trained so far: 1."
+    page = page_of(run)
+    assert left["results"] in page.texts and len(page.all("svg")) == 1
+    left["results"] = ABSENT["results"]
+    write_results(run)
+    check("results")
+    write_record(run)
+    assert check("record").all("svg")[1]["aria-label"].startswith("Loss over 1 logged steps")
+
+
+def test_empty_loss_log_is_no_curve(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_text(run / "logs" / "train.jsonl", '{"step": 1, "lo')
+    assert ABSENT["training"] in page_of(run).texts
+
+
+def test_broken_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", CLASSES)
+    broken = {
+        "results/table.csv": ("arm,mean\nreal,0.5\n", " cannot be used KeyError: 'standard_deviation'"),
+        "logs/train.jsonl": ('{"step": 1}\n', " cannot be used KeyError: 'loss'"),
+        "run.json": ('{"stages": {"data": {}}}', " cannot be used KeyError: 'seconds'"),
+        "captions.jsonl": ("x\n", ", line 1 is not JSON Expecting value: line 1 column 1 (char 0)"),
+        "data/summary.json": ("{}", " cannot be used KeyError: 'left_out'"),
+    }
+    for name, (content, _) in broken.items():
+        write_text(run / name, content)
+    page = page_of(run)
+    assert [name + line for name, (_, line) in broken.items() if name + line not in page.texts] == []
+    assert len(page.all("img")) == 6 and str(tmp_path) not in page.source
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "content", "message"),
+    [
+        (sections.results, "results/verdict.json", "{", "verdict.json is not JSON"),
+        (
+            sections.results,
+            "results/table.csv",
+            "arm,mean\n",
+            "table.csv cannot be used\nwhy: ValueError: it holds no arm",
+        ),
+        (sections.captions, "caption_summary.json", "[]", "caption_summary.json cannot be used"),
+    ],
+)
+def test_broken_files_are_errors(
+    tmp_path: Path, read: Callable[..., object], name: str, content: str, message: str
+) -> None:
+    write_text(write_run(tmp_path, CLASSES) / name, content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, *([4] if read is sections.captions else []))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (245.2, "4 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7530, "2 h 05 min"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert sections.duration(seconds) == text
+
+
+def test_percent() -> None:
+    assert [sections.percent(value, signed=True) for value in (0.0314, -0.0314, -0.0001)] == ["+3.1", "-3.1", "+0.0"]
+    assert sections.percent(1.0) == "100.0"
+
+
+def test_losses_that_are_not_finite(tmp_path: Path) -> None:
+    rows = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": null}', '{"step": 3, "loss": 0.25}']
+    write_text(tmp_path / "logs" / "train.jsonl", "\n".join(rows))
+    assert sections.losses(tmp_path) == sections.Losses([1, 3], [0.5, 0.25], 2)
+    page = page_of(tmp_path)
+    assert "the loss is not finite at step 2" in page.texts and len(page.all("svg")) == 1
+    write_text(tmp_path / "logs" / "train.jsonl", rows[1])
+    page = page_of(tmp_path)
+    assert "the loss is not finite at step 2" in page.texts and not page.all("svg")
+
+
+def test_lost_images(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", CLASSES)
+    for path in (run / "data" / "images" / "train" / "one").iterdir():
+        os.remove(path)
+    page = page_of(run)
+    assert page.texts.count("none") == 1 and len(page.all("img")) == 5
+    os.remove(run / "synthetic" / "train" / "one" / "finetuned-0000.png")
+    page = page_of(run)
+    line = "synthetic/train/one/finetuned-0000.png is missing metadata.jsonl names it"
+    assert line in page.texts and not page.all("img") and SENTENCE in page.texts
