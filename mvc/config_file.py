@@ -31,8 +31,8 @@ for _tag, _pattern, _first in (
     ("float", _FLOAT, list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
 def _check_node(node: yaml.Node, origin: str, path: tuple[str, ...], marks: Marks) -> None:
@@ -58,7 +58,7 @@ def _parse(text: str, origin: str) -> tuple[Any, Marks]:
     try:
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 0
                 raise ConfigError(f"{origin}, line {line}: YAML aliases are not used here", do="write the value out")
         node = yaml.compose(text, Loader=_Loader)
         if node is None:

@@ -73,7 +73,7 @@ STAGES = (
         (INDEX, CAPTIONS, MODEL),
         SYNTHETIC,
         ("synthetic", "preview"),
-        ("generate.per_real", "generate.preview"),
+        ("generate.per_real", "generate.preview", "generate.batch_size"),
     ),
     Stage(
         "classify",
