@@ -1,0 +1,1 @@
+"""Train and compare classifiers with and without synthetic images."""
