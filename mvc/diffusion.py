@@ -1,0 +1,148 @@
+"""The mathematics of fine-tuning and guidance as pure functions, each with its equation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mvc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GuidanceTerm:
+    """One forward pass of the guided prediction.
+
+    Attributes:
+        text: conditioned on the text embedding; on the empty text's otherwise.
+        image: conditioned on the image latents; on zero latents otherwise.
+        coefficient: factor of the pass; those of all passes add up to 1.
+    """
+
+    text: bool
+    image: bool
+    coefficient: float
+
+
+def widen_conv_in(unet: Any) -> None:
+    """Give a text-to-image UNet the input channels for the condition latents, in place (Section 3.1, Eq. 4).
+
+    The first convolution goes from C to 2C input channels. Old weights and bias are kept and the new weights are
+    zero, so right afterwards the UNet computes what it did before, whatever the condition.
+
+    Args:
+        unet: UNet2DConditionModel.
+    """
+    old = unet.conv_in
+    # The usual constructor would draw from the global random numbers.
+    skip_init: Any = torch.nn.utils.skip_init
+    new = skip_init(
+        torch.nn.Conv2d,
+        2 * old.in_channels,
+        old.out_channels,
+        kernel_size=old.kernel_size,
+        stride=old.stride,
+        padding=old.padding,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels].copy_(old.weight)
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)
+
+
+def add_noise(noise_scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Diffuse latents to their timesteps.
+
+    Args:
+        noise_scheduler: DDPMScheduler.
+        latents: (B, C, h, w), times the scaling factor.
+        noise: (B, C, h, w), standard normal.
+        timesteps: (B,) int64 in [0, num_train_timesteps).
+    """
+    noisy: Tensor = noise_scheduler.add_noise(latents, noise, timesteps)  # Eq. (1)
+    return noisy
+
+
+def target_for(noise_scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet has to predict, by the base model's prediction type; arguments as in `add_noise`.
+
+    Raises:
+        ConfigError: the prediction type is neither epsilon nor v_prediction.
+    """
+    kind = noise_scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        velocity: Tensor = noise_scheduler.get_velocity(latents, noise, timesteps)
+        return velocity
+    raise ConfigError(
+        f"model.base predicts '{kind}'",
+        why="fine-tuning knows the prediction types epsilon and v_prediction",
+        do="choose another base model",
+    )
+
+
+def denoising_loss(model_pred: Tensor, target: Tensor) -> Tensor:
+    """Squared error of each sample, (B, C, h, w) => (B,) float32; its mean over samples estimates Eq. (4)."""
+    return (model_pred.float() - target.float()).square().flatten(1).mean(1)
+
+
+def conditioning_dropout(uniform: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Which samples lose a condition, so that guidance has its unconditional passes (InstructPix2Pix, Section 3.2).
+
+    Args:
+        uniform: (B,) one draw r in [0, 1) a sample.
+        probability: u, at most 1/3.
+
+    Returns:
+        (B,) bool, text replaced by the empty one: r < 2u; and (B,) bool, image replaced by zeros: u <= r < 3u.
+        So text alone, both, and image alone are dropped with probability u each.
+    """
+    drop_text = uniform < 2 * probability
+    drop_image = (uniform >= probability) & (uniform < 3 * probability)
+    return drop_text, drop_image
+
+
+def guidance_terms(
+    guidance: Literal["paper", "dual"], guidance_scale: float, image_guidance_scale: float = 1.0
+) -> list[GuidanceTerm]:
+    """The passes of a guided prediction and their coefficients; passes that would count 0 times are left out.
+
+    Args:
+        guidance: `paper` is Eq. (6), w e(T, I) + (1 - w) e(0, 0); `dual` guides text and image apart,
+            e(0, 0) + s_I [e(0, I) - e(0, 0)] + s_T [e(T, I) - e(0, I)].
+        guidance_scale: w or s_T, at least 0; no value switches guidance off but 1.
+        image_guidance_scale: s_I, at least 0; used by `dual` alone.
+    """
+    scale = image_guidance_scale if guidance == "dual" else guidance_scale
+    # Both at once, because Eq. (6) is the second form with s_T = s_I = w:
+    # e = s_T e(T, I) + (s_I - s_T) e(0, I) + (1 - s_I) e(0, 0)
+    terms = [
+        GuidanceTerm(True, True, guidance_scale),
+        GuidanceTerm(False, True, scale - guidance_scale),
+        GuidanceTerm(False, False, 1.0 - scale),
+    ]
+    return [term for term in terms if term.coefficient != 0.0]
+
+
+def text_guidance_terms(guidance_scale: float) -> list[GuidanceTerm]:
+    """Guidance of a text-to-image UNet without image latents: w e(T) + (1 - w) e(0)."""
+    terms = [GuidanceTerm(True, False, guidance_scale), GuidanceTerm(False, False, 1.0 - guidance_scale)]
+    return [term for term in terms if term.coefficient != 0.0]
+
+
+def combine(terms: Sequence[GuidanceTerm], predictions: Sequence[Tensor]) -> Tensor:
+    """Add up the passes of `guidance_terms`, each (B, C, h, w), in their order."""
+    total = terms[0].coefficient * predictions[0]
+    for term, prediction in zip(terms[1:], predictions[1:], strict=True):
+        total = total + term.coefficient * prediction  # Eq. (6)
+    return total

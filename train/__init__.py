@@ -1,0 +1,1 @@
+"""Fine-tune the diffusion model on same-class pairs with mixed captions."""
