@@ -7,7 +7,8 @@ from mvc.config_file import allowed_values, to_yaml
 
 HEAD = """# Every key of an experiment
 
-Made from the schema by `python -m mvc.config_page > docs/configuration.md`. A file holds only what differs from these defaults;
+Made from the schema by `python -m mvc.config_page > docs/configuration.md`. A file holds only what differs
+from these defaults;
 `section.key=value` on the command line wins over the file. Unknown keys and wrong values are refused.
 """
 
