@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mvc.errors import DataError, EnvironmentFault
+from mvc.models import quiet
 from mvc.storage import read_json_lines
 
 Captioner = Callable[[Sequence[Image.Image]], list[str]]
@@ -77,9 +78,10 @@ def load_captioner(
             # One call for all files: it fails at once without a network, where from_pretrained tries for minutes.
             folder = Path(snapshot_download(str(model), revision=revision, allow_patterns=_FILES))
         processor = processors.from_pretrained(folder)
-        network, report = networks.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            network, report = networks.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
         # transformers would fill gaps with random numbers, and the captions would be noise.
         if report["missing_keys"]:
             raise ValueError(f"weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")

@@ -29,7 +29,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[EXPERIMENT] [KEY=VALUE]...",
-        help="An experiment file, a shipped one by name, or a run folder; then changes such as train.learning_rate=5e-5.",
+        help="An experiment file, a shipped name or a run folder; then changes such as train.learning_rate=5e-5.",
         show_default=False,
     ),
 ]

@@ -209,7 +209,7 @@ def load_noise_scheduler(base: str | Path, revision: str | None = None) -> Any:
     """A DDPMScheduler with the noise schedule the base model was trained with, for Eq. (1)."""
     folder = resolve_base(base, revision) / "scheduler"
     try:
-        with _quiet():  # keys of the other scheduler that the folder names
+        with quiet():  # keys of the other scheduler that the folder names
             kind: Any = DDPMScheduler
             return kind.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -217,7 +217,7 @@ def load_noise_scheduler(base: str | Path, revision: str | None = None) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence both libraries' progress bars and reports; what they report becomes an error here."""
     loggers: list[Any] = [transformers_logging, diffusers_logging]
     before = [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
@@ -245,7 +245,7 @@ def _load(kind: Any, base: str | Path, part: str, revision: str | None) -> Any:
             else "fetch the base model again",
         )
     try:
-        with _quiet():
+        with quiet():
             model, report = kind.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )

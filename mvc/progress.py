@@ -69,8 +69,9 @@ class Meter:
             self._line(note)
 
     def _line(self, note: str) -> None:
-        left = (self.total - self.done) / self.rate if self.rate > 0 else 0.0
-        text = f"{self.label}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s, {left:.0f} s left"
+        text = f"{self.label}: {self.done}/{self.total} {self.unit}"
+        if self.rate > 0:
+            text += f", {self.rate:.1f}/s, {(self.total - self.done) / self.rate:.0f} s left"
         print(f"{text}{', ' + note if note else ''}", file=self._stream, flush=True)
 
     def close(self, note: str = "") -> None:

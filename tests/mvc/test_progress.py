@@ -21,7 +21,7 @@ def test_plain_lines_show_count_rate_and_note(monkeypatch: pytest.MonkeyPatch) -
         meter.advance(steps)
     clock.now = 16.0
     meter.advance(4, note="loss 0.5")
-    # 8 steps of this session in 16 s; 28 are left.
+    # 8 steps in 16 s, the 4 from before not counted; 28 are left.
     assert stream.getvalue() == "training: 12/40 steps, 0.5/s, 56 s left, loss 0.5\n"
     clock.now = 20.0
     meter.close()
