@@ -93,8 +93,10 @@ def _sentence(best: Summary | None, seeds: int) -> tuple[str, bool]:
         gain = points(found.difference)
         return f"{best.arm} beats real by {gain} +- {spread} points over {seeds} seeds, {p_value}", True
     signed = points(found.difference, signed=True)
+    # A gain that chance could explain is neither a success nor a failure.
+    outcome = "were not shown to help here" if round(found.difference, 3) > 0 else "did not help here"
     return (
-        f"synthetic images did not help here: best arm {best.arm} differs from real by {signed} +- {spread} "
+        f"synthetic images {outcome}: best arm {best.arm} differs from real by {signed} +- {spread} "
         f"points over {seeds} seeds, {p_value}"
     ), False
 

@@ -41,8 +41,7 @@ def _detail(run: Path, experiment: Experiment, stage: str) -> str:
         steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
         return f"newest checkpoint {steps[-1] if steps else 'none'} of {experiment.train.max_train_steps} steps"
     if stage == "generate":
-        wanted = ""
-        return f"{_count(run / 'synthetic' / 'train', '*/*.png')} images{wanted}"
+        return f"{_count(run / 'synthetic' / 'train', '*/*.png')} images"
     if stage == "classify":
         runs = len(experiment.classify.arms) * len(experiment.classify.seed_list)
         return f"{_count(run / 'results', '*-seed*.json')} of {runs} classifiers"

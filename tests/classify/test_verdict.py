@@ -17,6 +17,9 @@ def verdict(test: dict[str, list[float]], validation=None, images: int = 400, te
     return judge(summarise(test, validation), images, test_images)
 
 
+GAINS = [0.05, -0.02, 0.04, -0.01, 0.0]
+
+
 def test_a_clear_gain() -> None:
     found = verdict({"real": REAL, "two_phase": BETTER})
     assert found.sentence == "two_phase beats real by 3.2 +- 1.5 points over 5 seeds, p = 0.0085"
@@ -34,6 +37,14 @@ def test_no_gain() -> None:
     assert not found.helped
     assert found.sentence == (
         "synthetic images did not help here: best arm rsp differs from real by +0.0 +- 1.0 points over 5 seeds, p = 1"
+    )
+
+
+def test_a_gain_that_chance_could_explain_is_not_called_a_failure() -> None:
+    found = verdict({"real": REAL, "rsp": [value + gain for value, gain in zip(REAL, GAINS, strict=True)]})
+    assert not found.helped
+    assert found.sentence.startswith(
+        "synthetic images were not shown to help here: best arm rsp differs from real by +1"
     )
 
 
