@@ -187,6 +187,8 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
         for path in files_below(temporary):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+            # safetensors writes files that only their owner can read; a run folder is meant to be shared.
+            path.chmod(0o644)
             name = path.relative_to(temporary).as_posix()
             entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         write_json(temporary / MANIFEST, {**facts, "files": entries})

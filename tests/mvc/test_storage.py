@@ -77,6 +77,8 @@ def test_published_folder_is_verified_by_content(tmp_path: Path) -> None:
     with publish_folder(tmp_path / "step-1", {"step": 1}) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "w.bin").write_bytes(b"abc")
+        (folder / "sub" / "w.bin").chmod(0o600)
+    assert (tmp_path / "step-1" / "sub" / "w.bin").stat().st_mode & 0o777 == 0o644
     manifest = verified_manifest(tmp_path / "step-1")
     assert manifest is not None and manifest["step"] == 1
     assert manifest["files"]["sub/w.bin"]["bytes"] == 3
