@@ -16,6 +16,7 @@ from mvc.config import Experiment
 from mvc.config_file import to_yaml
 from mvc.errors import ConfigError
 from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
+from mvc.preflight import check_experiment, check_splits
 from mvc.progress import say
 from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
 
@@ -35,6 +36,7 @@ class Stage:
         result: the file that exists once it is finished.
         outputs: what `--redo` removes.
         free: keys that may change on a finished run: the stage then adds to what is there.
+        anew: an unfinished one holds nothing that other settings could spoil.
     """
 
     name: str
@@ -44,10 +46,11 @@ class Stage:
     result: str
     outputs: tuple[str, ...]
     free: tuple[str, ...] = ()
+    anew: bool = False
 
 
 STAGES = (
-    Stage("data", "mvc.data_stage:run_data", ("data",), (), INDEX, ("data",), ("data.image_size",)),
+    Stage("data", "mvc.data_stage:run_data", ("data",), (), INDEX, ("data",), ("data.image_size",), anew=True),
     Stage(
         "caption",
         "mvc.caption_stage:run_caption",
@@ -56,6 +59,7 @@ STAGES = (
         CAPTIONS,
         (CAPTIONS,),
         ("captions.batch_size",),
+        anew=True,
     ),
     Stage(
         "train",
@@ -192,9 +196,11 @@ def run_stages(experiment: Experiment, until: str, redo: bool = False) -> bool:
         whether anything was done.
 
     Raises:
-        ConfigError: something changed since a stage was made and `redo` is off.
+        ConfigError: something changed since a stage was made and `redo` is off, or arms and sources disagree.
+        DataError: classifiers are asked for and there is no test image.
         EnvironmentFault: another process works in the run folder.
     """
+    check_experiment(experiment, until)
     run = Path(experiment.run.dir)
     names = [stage.name for stage in STAGES]
     with exclusive(run):
@@ -203,13 +209,23 @@ def run_stages(experiment: Experiment, until: str, redo: bool = False) -> bool:
         worked = False
         for stage in STAGES[: names.index(until) + 1]:
             worked = _run_stage(run, experiment, stage, record, redo) or worked
+            if stage.name == "data":
+                check_splits(run, until)
     return worked
+
+
+def _nothing_to_spoil(run: Path, stage: Stage) -> bool:
+    """Whether an unfinished stage may be started with other settings, such as after an error they caused."""
+    paths = [run / name for name in stage.outputs]
+    return stage.anew or not any(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in paths)
 
 
 def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str, Any], redo: bool) -> bool:
     now = _dependencies(run, experiment, stage)
     entry = record["stages"].get(stage.name)
     changes: list[str] = []
+    if entry is not None and entry["state"] == "started" and _nothing_to_spoil(run, stage):
+        entry = None
     if entry is not None:
         try:
             changes = _check_unchanged(run, stage, entry["dependencies"], now)

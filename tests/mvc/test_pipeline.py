@@ -118,6 +118,24 @@ def test_failed_stage_is_done_again_next_time_and_the_finished_one_is_not(tmp_pa
     assert CALLS == ["first", "second", "second"]
 
 
+def test_a_stage_that_failed_before_it_made_anything_takes_other_settings(tmp_path: Path) -> None:
+    """Someone whose run stopped with an error must be able to change the setting that caused it."""
+    FAIL.add("second")
+    with pytest.raises(DataError, match="cannot go on"):
+        run_stages(experiment(tmp_path), "second")
+    FAIL.clear()
+    assert run_stages(experiment(tmp_path, generate={"batch_size": 3}), "second")
+
+
+def test_an_unfinished_stage_with_work_in_it_keeps_its_settings(tmp_path: Path) -> None:
+    FAIL.add("second")
+    with pytest.raises(DataError, match="cannot go on"):
+        run_stages(experiment(tmp_path), "second")
+    (tmp_path / "two.txt").write_text("half of it")
+    with pytest.raises(ConfigError, match="generate.batch_size: 16 -> 3"):
+        run_stages(experiment(tmp_path, generate={"batch_size": 3}), "second")
+
+
 def test_missing_result_is_made_again(tmp_path: Path) -> None:
     run_stages(experiment(tmp_path), "second")
     (tmp_path / "two.txt").unlink()

@@ -1,0 +1,61 @@
+"""What would stop a run only after hours is looked at before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mvc.config import Experiment
+from mvc.errors import ConfigError, DataError
+from mvc.storage import read_json
+
+COMPARING = ("classify", "report")
+"""Stages that need classifiers to be compared."""
+
+
+def check_experiment(experiment: Experiment, until: str) -> None:
+    """Check what classifiers will need against what generation will make.
+
+    Args:
+        experiment: the resolved experiment.
+        until: name of the last stage that is asked for.
+
+    Raises:
+        ConfigError: an arm needs a source that is not in generate.sources, or classify.weights is missing.
+    """
+    if until not in COMPARING:
+        return
+    sources = [name for name, share in experiment.generate.sources.items() if share > 0]
+    for arm in experiment.classify.arms:
+        _, _, source = arm.partition("@")
+        if source and source not in sources:
+            raise ConfigError(
+                f"classify.arms: '{arm}' needs images of the source {source}",
+                why=f"generate.sources makes only {', '.join(sources)}",
+                do=f"leave the arm out, or set generate.sources={{finetuned: 0.5, {source}: 0.5}}"
+                if source != "finetuned"
+                else "leave the arm out, or give finetuned a share in generate.sources",
+            )
+    weights = experiment.classify.weights
+    if weights is not None and not Path(weights).is_file():
+        raise ConfigError(f"classify.weights: {weights} is missing", do="give a safetensors file, or leave it out")
+
+
+def check_splits(run: Path, until: str) -> None:
+    """Check that the frozen splits allow a comparison.
+
+    Args:
+        run: the run folder, its data stage finished.
+        until: name of the last stage that is asked for.
+
+    Raises:
+        DataError: there is no test image.
+    """
+    if until not in COMPARING:
+        return
+    summary = read_json(run / "data" / "summary.json")
+    if not summary["used"]["test"]:
+        raise DataError(
+            f"{summary['root']} gives no test image, so classifiers cannot be compared",
+            why="the classes are too small for a share of data.test_share, and one image must stay for training",
+            do="add images or a test folder, or stop at the synthetic set with `mvc generate`",
+        )

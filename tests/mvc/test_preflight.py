@@ -1,0 +1,34 @@
+"""Errors that would come after hours come first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mvc.config import Experiment
+from mvc.errors import ConfigError, DataError
+from mvc.preflight import check_experiment, check_splits
+from mvc.storage import write_json
+
+
+def test_an_arm_without_its_source_is_refused_if_classifiers_are_asked_for() -> None:
+    experiment = Experiment.model_validate({"classify": {"arms": ["real", "rsp@pretrained"]}})
+    check_experiment(experiment, "generate")
+    with pytest.raises(ConfigError, match="'rsp@pretrained' needs images of the source pretrained[^$]*only finetuned"):
+        check_experiment(experiment, "classify")
+    both = {"sources": {"finetuned": 0.5, "pretrained": 0.5}}
+    check_experiment(Experiment.model_validate({**experiment.model_dump(), "generate": both}), "report")
+
+
+def test_missing_classifier_weights_are_named(tmp_path: Path) -> None:
+    experiment = Experiment.model_validate({"classify": {"weights": str(tmp_path / "r50.safetensors")}})
+    with pytest.raises(ConfigError, match="classify.weights: .*r50.safetensors is missing"):
+        check_experiment(experiment, "report")
+
+
+def test_a_run_without_test_images_stops_before_training(tmp_path: Path) -> None:
+    write_json(tmp_path / "data" / "summary.json", {"root": "pictures", "used": {"train": 4, "test": 0}})
+    check_splits(tmp_path, "generate")
+    with pytest.raises(DataError, match="pictures gives no test image"):
+        check_splits(tmp_path, "report")
