@@ -32,6 +32,7 @@ assert torch.distributed.get_world_size() == 2
 def test_two_gloo_processes_equal_one(tmp_path: Path) -> None:
     alone, together = write_run(tmp_path / "alone"), write_run(tmp_path / "together")
     stage.run_train(alone, experiment_for(alone))
+    experiment_for(together)  # writes the base model, which the two processes would do at once
     script = tmp_path / "train_script.py"
     script.write_text(SCRIPT)
     # torchrun, because `accelerate launch --cpu --num_processes 2` silently starts one process.
