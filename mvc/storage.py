@@ -162,11 +162,6 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def sha256_folder(folder: Path) -> str:
-    """sha256 over the names and contents of all files below a folder."""
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files_below(folder)])
-
-
 @contextmanager
 def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes `target`, with a manifest.

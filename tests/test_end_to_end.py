@@ -17,7 +17,7 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 from PIL import Image, ImageDraw
 
 from mvc.randomness import numpy_generator
-from mvc.storage import sha256_folder
+from tests.folders import sha256_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

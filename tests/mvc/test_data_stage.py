@@ -13,7 +13,8 @@ from mvc.config import DataSection, Experiment, TrainSection
 from mvc.data_stage import SKIPPED, SUMMARY, run_data
 from mvc.dataset import CLASSES, INDEX, load_index
 from mvc.errors import ConfigError, DataError
-from mvc.storage import read_json, read_json_lines, sha256_folder
+from mvc.storage import read_json, read_json_lines
+from tests.folders import sha256_folder
 from tests.mvc.pictures import fill, picture
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -167,7 +168,7 @@ def test_digits_live_in_the_run_which_can_be_moved(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / INDEX).read_bytes() == first
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared developer data are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets for tests are not on this machine")
 def test_real_folders(tmp_path: Path) -> None:
     expected = {"brain_tumor_mri": (4, [640, 160, 400]), "caltech101_20": (20, [480, 120, 400])}
     for name, (classes, counts) in expected.items():

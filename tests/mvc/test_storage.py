@@ -19,12 +19,12 @@ from mvc.storage import (
     read_json,
     read_json_lines,
     remove_leftovers,
-    sha256_folder,
     verified_manifest,
     write_bytes,
     write_json,
     write_json_lines,
 )
+from tests.folders import sha256_folder
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
