@@ -126,18 +126,38 @@ def append_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append rows and flush them to disk; a kill can cut the last line short, which readers drop.
 
     A tail that an earlier kill cut short is removed first, so that a new row never joins a torn one.
+
+    Raises:
+        EnvironmentFault: the disk is full or the place cannot be written; no row was added.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(path, "".join(json_line(row) for row in rows).encode())
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            do="free some space and run the same command again",
+        ) from error
+
+
+def _append(path: Path, content: bytes) -> None:
+    with open(path, "ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
             if file.read(1) != b"\n":
                 file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        file.write("".join(json_line(row) for row in rows).encode())
-        file.flush()
-        os.fsync(file.fileno())
+                end = file.read().rfind(b"\n") + 1
+                file.truncate(end)
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)  # so that whoever tries again writes no row twice
+            raise
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -186,7 +206,8 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
             path.chmod(0o644)
             name = path.relative_to(temporary).as_posix()
             entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        write_json(temporary / MANIFEST, {**facts, "files": entries})
+        content = {**facts, "files": entries}
+        write_json(temporary / MANIFEST, {**content, "sha256": sha256_json(content)})
         old = target.with_name(f"{_TEMPORARY}{os.getpid()}-old-{target.name}")
         if target.exists():
             os.replace(target, old)
@@ -204,21 +225,23 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
 
 
 def verified_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a published folder if every file has its size and sha256, else None."""
+    """The manifest of a published folder if it and every file have their sha256, else None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = dict(json.loads((folder / MANIFEST).read_bytes()))
+        if manifest.pop("sha256") != sha256_json(manifest):
+            return None
         for name, entry in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return dict(manifest)
+    return manifest
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what an interrupted write left in a folder (names that begin with `.tmp-`)."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    """Delete what interrupted writes left in a folder and below it (names that begin with `.tmp-`)."""
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -237,7 +260,11 @@ def exclusive(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        holder = owner.read_text().strip() if owner.exists() else "another process"
+        try:
+            # Empty or missing while the other one has only just come, or leaves.
+            holder = owner.read_text().strip() or "another process"
+        except OSError:
+            holder = "another process"
         raise EnvironmentFault(
             f"{folder} is in use by {holder}",
             why="one run folder has one writer",

@@ -128,3 +128,27 @@ with exclusive(Path({str(tmp_path)!r})):
         holder.wait()
         with exclusive(tmp_path):
             pass
+
+
+def test_a_full_disk_adds_no_row_and_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_json_lines(path, [{"a": 1}])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        # The first rows would still fit.
+        with pytest.raises(EnvironmentFault, match="cannot write .*log.jsonl(.|\n)*File too large"):
+            append_json_lines(path, [{"a": number} for number in range(50)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_json_lines(path) == [{"a": 1}]
+    append_json_lines(path, [{"a": 2}])
+    assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_manifest_vouches_for_itself(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "step-1", {"step": 1}) as folder:
+        (folder / "a.txt").write_text("x")
+    path = tmp_path / "step-1/manifest.json"
+    path.write_text(path.read_text().replace('"step": 1', '"step": 3'))
+    assert verified_manifest(tmp_path / "step-1") is None
