@@ -51,7 +51,7 @@ def _with_absolute_places(experiment: Experiment) -> Experiment:
         data = data.model_copy(update={"path": absolute(data.path)})
     model = experiment.model
     if model.base != EMBEDDED_MODEL:
-        model = model.model_copy(update={"base": absolute(model.base)})
+        model = model.model_copy(update={"base": absolute(model.base), "config": absolute(model.config)})
     captions = experiment.captions.model_copy(update={"model": absolute(experiment.captions.model)})
     classify = experiment.classify.model_copy(update={"weights": absolute(experiment.classify.weights)})
     return experiment.model_copy(update={"data": data, "model": model, "captions": captions, "classify": classify})

@@ -186,7 +186,8 @@ def _finished(path: Path, settings: str, records: Sequence[ImageRecord]) -> dict
 
 def _summarise(run: Path, experiment: Experiment, rows: Sequence[Row], dataset: Dataset) -> None:
     """Count empty, repeated and over-long captions, and classes that cannot be mixed; write and say so."""
-    tokenizer = models.load_tokenizer(experiment.model.base, experiment.model.revision)
+    model = experiment.model
+    tokenizer = models.load_tokenizer(models.resolve_base(model.base, model.revision, model.config))
     words = dict(zip(dataset.classes, dataset.words, strict=True))
     summary = summarise(rows, experiment.captions.prefix, words, tokenizer)
     write_json(run / SUMMARY, summary)

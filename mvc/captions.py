@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mvc.errors import DataError, EnvironmentFault
-from mvc.models import quiet
+from mvc.loading import quiet
 from mvc.storage import read_json_lines
 
 Captioner = Callable[[Sequence[Image.Image]], list[str]]

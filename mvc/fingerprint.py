@@ -43,8 +43,10 @@ def listing_digest(folder: Path) -> str:
 
 
 def place_digest(text: str) -> str:
-    """Digest of a model or data set given by local folder or by hub id: the listing, or the id itself."""
+    """Digest of a model or data set given by local folder, file or hub id: the listing, its facts, or the id itself."""
     path = Path(text)
+    if path.is_file():
+        return sha256_json([path.name, path.stat().st_size, path.stat().st_mtime_ns])
     return listing_digest(path) if path.is_dir() else text
 
 

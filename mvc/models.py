@@ -1,54 +1,54 @@
 """The parts of a Stable Diffusion: where they lie, how they are loaded, and how a fine-tuned one is published.
 
-Loading is strict, because a checkpoint that lacks a tensor or holds NaN gives noise without an error. Classes are
-chosen here by name, never by what a folder says, and only safetensors are read.
+Classes are chosen here, never by what a folder says; mvc/loading.py opens them, mvc/families.py tells the kinds apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
+import inspect
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
-from logging import CRITICAL
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mvc.embeddings import TextModels
 from mvc.errors import ConfigError, EnvironmentFault
-from mvc.storage import publish_folder, sha256_file, sha256_json, write_json
+from mvc.families import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Family,
+    config_path,
+    family_of,
+    read_json_object,
+    zero_null,
+)
+from mvc.hub import HUB_ID, fetch
+from mvc.loading import SUFFIXES, file_identity, load_part, part_files, quiet
+from mvc.storage import publish_folder, sha256_json, write_json
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 FACTS = "mvc.json"
 """File of a published model that keeps what generation has to know, such as `image_latents_scaled`."""
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
-_SUFFIXES = (".json", ".txt", ".safetensors")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_VARIANT = re.compile(r"\.(fp16|bf16|non_ema|non-ema)[.-]")
 
-
-def resolve_base(base: str | Path, revision: str | None = None) -> Path:
-    """Find the folder of a Stable Diffusion in diffusers' layout.
+def resolve_base(base: str | Path, revision: str | None = None, config: str | None = None) -> Path:
+    """Find the folder of a model in diffusers' layout, and make sure that it is one we know.
 
     Args:
-        base: "tiny" (embedded), a local folder, or a hub id, which is fetched once and then used offline.
+        base: "tiny" (embedded), a local folder, a .safetensors file in the original layout, which is converted once,
+            or a hub id, which is fetched once and then used offline.
         revision: branch, tag or commit on the hub.
+        config: for a file, where its configurations are; see `mvc.single_file.converted`.
 
     Raises:
-        EnvironmentFault: there is no such folder, it lacks a part, or the hub cannot be reached.
-        ConfigError: it is another kind of model, such as SDXL.
+        EnvironmentFault: there is no such folder, it lacks a part, is pickled, or the hub cannot be reached.
+        ConfigError: it is another kind of model, or names classes that are not known.
     """
     if str(base) == "tiny":
         from mvc.tiny import WEIGHTS
@@ -56,41 +56,19 @@ def resolve_base(base: str | Path, revision: str | None = None) -> Path:
         folder = WEIGHTS
     elif Path(base).is_dir():
         folder = Path(base)
-    elif isinstance(base, str) and _HUB_ID.match(base):
-        folder = _fetch(base, revision)
+    elif Path(base).is_file():
+        from mvc.single_file import converted
+
+        folder = converted(Path(base), config, revision)
+    elif isinstance(base, str) and HUB_ID.match(base):
+        parts = dict.fromkeys((*STABLE_DIFFUSION.parts, *STABLE_DIFFUSION_XL.parts))
+        folder = fetch(base, revision, [f"{part}/*{suffix}" for part in parts for suffix in SUFFIXES])
     else:
-        raise EnvironmentFault(f"model.base {base} is not there", do="give `tiny`, a diffusers folder or a hub id")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
         raise EnvironmentFault(
-            f"model.base {base} lacks {', '.join(missing)}",
-            why=f"a Stable Diffusion in diffusers' layout has the folders {', '.join(PARTS)}",
-            do="give a folder made by save_pretrained, or a hub id",
+            f"model.base {base} is not there", do="give `tiny`, a diffusers folder, a .safetensors file or a hub id"
         )
-    if (folder / "text_encoder_2").is_dir():
-        raise ConfigError(
-            f"model.base {base} has two text encoders, as SDXL has",
-            why="Stable Diffusion 1.x and 2.x are supported",
-            do="choose another base",
-        )
+    family_of(folder)
     return folder
-
-
-def _fetch(base: str, revision: str | None) -> Path:
-    patterns = ["model_index.json", *(f"{part}/*{suffix}" for part in PARTS for suffix in _SUFFIXES)]
-    try:
-        # The exact files and no pickled ones; what is in the hub's cache already needs no network.
-        fetched = snapshot_download(
-            base, revision=revision, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*.bf16.*", "*non_ema*"]
-        )
-    except Exception as error:  # offline, unknown, gated, timed out: each raises another kind
-        raise EnvironmentFault(
-            f"model.base {base} is no local folder and cannot be had from the hub"
-            + (f" at revision {revision}" if revision else ""),
-            why=" ".join(str(error).split())[:200],
-            do="check the name and the network, or give the path of a local diffusers folder",
-        ) from error
-    return Path(fetched)
 
 
 def pick_device(name: str) -> torch.device:
@@ -113,12 +91,7 @@ def read_config(base: str | Path, part: str, revision: str | None = None) -> dic
     Raises:
         EnvironmentFault: the file is missing or is not JSON.
     """
-    names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-    path = resolve_base(base, revision) / part / names.get(part, "config.json")
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise EnvironmentFault(f"{path} cannot be read", why=str(error), do="fetch the base model again") from error
+    return read_json_object(config_path(resolve_base(base, revision), part))
 
 
 def vae_factor(base: str | Path, revision: str | None = None) -> int:
@@ -157,40 +130,79 @@ def load_unet(base: str | Path, revision: str | None = None) -> Any:
 
     Raises:
         EnvironmentFault: its weights are missing, pickled, incomplete, too many or not finite.
+        ConfigError: it takes neither latents alone nor latents and condition latents.
     """
-    return _load(UNet2DConditionModel, base, "unet", revision)
+    folder = resolve_base(base, revision)
+    unet = load_part(UNet2DConditionModel, folder / "unet")
+    given, latents = unet.config.in_channels, unet.config.out_channels
+    if given not in (latents, 2 * latents):
+        raise ConfigError(
+            f"the UNet of {base} takes {given} channels",
+            why=f"known are {latents} (text to image) and {2 * latents} (InstructPix2Pix); inpainting has 9",
+            do="choose another model.base",
+        )
+    return unet
 
 
 def load_vae(base: str | Path, revision: str | None = None) -> Any:
     """Load the AutoencoderKL in float32 on the CPU, in evaluation mode; as strict as `load_unet`."""
-    return _load(AutoencoderKL, base, "vae", revision)
+    return load_part(AutoencoderKL, resolve_base(base, revision) / "vae")
 
 
-def load_text_encoder(base: str | Path, revision: str | None = None) -> Any:
-    """Load the CLIPTextModel in float32 on the CPU, in evaluation mode; as strict as `load_unet`.
-
-    Raises:
-        EnvironmentFault: its width is not the one the UNet attends to.
-    """
-    width = read_config(base, "unet", revision)["cross_attention_dim"]
-    given = read_config(base, "text_encoder", revision).get("hidden_size")
-    if given != width:
-        raise EnvironmentFault(
-            f"the text encoder of {base} is {given} wide, the UNet expects {width}",
-            why="the two are of different models",
-            do="give a base model whose parts belong together",
-        )
-    return _load(CLIPTextModel, base, "text_encoder", revision)
-
-
-def load_tokenizer(base: str | Path, revision: str | None = None) -> Any:
-    """Load the CLIPTokenizer.
+def load_text(base: str | Path, device: torch.device) -> TextModels:
+    """Load all tokenizers and text encoders of a base, the encoders on a device.
 
     Raises:
-        EnvironmentFault: it is missing, or its vocabulary is not the text encoder's.
+        EnvironmentFault: one is damaged, or does not fit the UNet.
     """
-    folder = resolve_base(base, revision) / "tokenizer"
-    words = int(read_config(base, "text_encoder", revision)["vocab_size"])
+    folder = resolve_base(base)
+    pairs = family_of(folder).text
+    return TextModels(
+        tuple(load_tokenizer(folder, part=tokenizer) for tokenizer, _ in pairs),
+        tuple(load_text_encoder(folder, part=encoder).to(device) for _, encoder in pairs),
+        zero_null=len(pairs) > 1 and zero_null(folder),
+    )
+
+
+def load_text_encoder(base: str | Path, revision: str | None = None, part: str = "text_encoder") -> Any:
+    """Load one CLIP text encoder in float32 on the CPU, in evaluation mode; as strict as `load_unet`.
+
+    Raises:
+        EnvironmentFault: the encoders' width is not the one the UNet attends to.
+    """
+    folder = resolve_base(base, revision)
+    _require_fitting_text(folder)
+    kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
+    return load_part(kind, folder / part)
+
+
+def _require_fitting_text(folder: Path) -> None:
+    """Compare the widths of a base's text encoders with those its UNet expects."""
+    kind, unet = family_of(folder), read_json_object(config_path(folder, "unet"))
+    encoders = [read_json_object(config_path(folder, encoder)) for _, encoder in kind.text]
+    widths = [("", sum(int(one.get("hidden_size", 0)) for one in encoders), unet.get("cross_attention_dim"))]
+    if kind.two_encoders:
+        sizes = 6 * int(unet.get("addition_time_embed_dim") or 0)
+        pooled = int(encoders[-1].get("projection_dim", 0))
+        widths.append(("'s pooled vector", pooled, (unet.get("projection_class_embeddings_input_dim") or 0) - sizes))
+    for what, given, expected in widths:
+        if given != expected:
+            raise EnvironmentFault(
+                f"the text encoder{what} of {folder} is {given} wide, the UNet expects {expected}",
+                why="the two are of different models",
+                do="give a base model whose parts belong together",
+            )
+
+
+def load_tokenizer(base: str | Path, revision: str | None = None, part: str = "tokenizer") -> Any:
+    """Load one CLIPTokenizer.
+
+    Raises:
+        EnvironmentFault: it is missing, or its vocabulary is not its text encoder's.
+    """
+    base = resolve_base(base, revision)
+    folder = base / part
+    words = int(read_config(base, part.replace("tokenizer", "text_encoder"))["vocab_size"])
     try:
         tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -216,134 +228,97 @@ def load_noise_scheduler(base: str | Path, revision: str | None = None) -> Any:
         raise EnvironmentFault(f"{folder} cannot be read", why=str(error), do="fetch the base model again") from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence both libraries' progress bars and reports; what they report becomes an error here."""
-    loggers: list[Any] = [transformers_logging, diffusers_logging]
-    before = [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
-    for logger in loggers:
-        logger.set_verbosity(CRITICAL)
-        logger.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logger, (verbosity, bars) in zip(loggers, before, strict=True):
-            logger.set_verbosity(verbosity)
-            if bars:
-                logger.enable_progress_bar()
-
-
-def _load(kind: Any, base: str | Path, part: str, revision: str | None) -> Any:
-    folder = resolve_base(base, revision) / part
-    if not any(folder.glob("*.safetensors")):
-        pickled = [path.name for path in folder.iterdir() if path.suffix in _PICKLED]
-        raise EnvironmentFault(
-            f"{folder} has no safetensors weights" + (f", only {', '.join(sorted(pickled))}" if pickled else ""),
-            why="pickled weights can run any program when they are opened, so they are not read" if pickled else "",
-            do="convert them on a machine you can lose (diffusers: save_pretrained(..., safe_serialization=True))"
-            if pickled
-            else "fetch the base model again",
-        )
-    try:
-        with quiet():
-            model, report = kind.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise EnvironmentFault(
-            f"{folder} cannot be loaded", why=" ".join(str(error).split())[:300], do="fetch the base model again"
-        ) from error
-    _require_whole(folder, model, report)
-    return model.eval()
-
-
-def _require_whole(folder: Path, model: torch.nn.Module, report: Mapping[str, Any]) -> None:
-    faults = {
-        "missing": report["missing_keys"],
-        # Checkpoints of older transformers keep this counter, which is no weight.
-        "unknown": [key for key in report["unexpected_keys"] if not key.endswith("position_ids")],
-        "of another shape": [str(key) for key in report["mismatched_keys"]],
-        "not finite": [name for name, value in model.state_dict().items() if _not_finite(value)],
-    }
-    wrong = [f"{fault}: {_listing(sorted(names))}" for fault, names in faults.items() if names]
-    if wrong:
-        raise EnvironmentFault(
-            f"{folder} is not a whole checkpoint: {'; '.join(wrong)}",
-            why="the model would draw noise without an error",
-            do="fetch the base model again",
-        )
-
-
-def _not_finite(value: torch.Tensor) -> bool:
-    return not value.is_meta and not bool(value.isfinite().all())  # a missing one stays on the meta device
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def part_files(folder: Path) -> list[Path]:
-    """The files of a part that are used: configuration, vocabulary, and weights that are no half-precision copy."""
-    files = (path for path in folder.iterdir() if path.suffix in _SUFFIXES and not _VARIANT.search(path.name))
-    return sorted(files)
-
-
-def model_identity(base: str | Path, parts: Sequence[str] = PARTS, revision: str | None = None) -> str:
-    """sha256 over the configuration and weights of some parts; each file is read once a process."""
+def model_identity(base: str | Path, parts: Sequence[str] | None = None, revision: str | None = None) -> str:
+    """sha256 over the configuration and weights of some parts, or of all; each file is read once a process."""
     folder = resolve_base(base, revision)
-    return sha256_json([[part, _part_identity(folder / part)] for part in parts])
+    chosen = family_of(folder).parts if parts is None else parts
+    return sha256_json([[part, _part_identity(folder / part)] for part in chosen])
+
+
+def text_identity(base: str | Path) -> str:
+    """sha256 over everything that the embedding of a text depends on."""
+    folder = resolve_base(base)
+    kind = family_of(folder)
+    identity = model_identity(folder, kind.text_parts)
+    return sha256_json([identity, "zeros for the empty text", zero_null(folder)]) if kind.two_encoders else identity
 
 
 def _part_identity(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in part_files(folder):
         status = path.stat()
-        digest.update(f"{path.name}\0{_file_identity(path, status.st_size, status.st_mtime_ns)}\0".encode())
+        digest.update(f"{path.name}\0{file_identity(path, status.st_size, status.st_mtime_ns)}\0".encode())
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=256)
-def _file_identity(path: Path, size: int, modified: int) -> str:
-    return sha256_file(path)
-
-
-def save_model(target: Path, unet: Any, base: str | Path, revision: str | None, facts: Mapping[str, Any]) -> None:
+def save_model(
+    target: Path,
+    unet: Any,
+    base: str | Path,
+    revision: str | None,
+    facts: Mapping[str, Any],
+    scheduler_changes: Mapping[str, Any] | None = None,
+) -> None:
     """Publish a fine-tuned UNet with the other parts of its base as an InstructPix2Pix pipeline of diffusers.
 
     Args:
-        target: the model folder; `StableDiffusionInstructPix2PixPipeline.from_pretrained(target)` opens it.
+        target: the model folder; `DiffusionPipeline.from_pretrained(target)` opens it.
         unet: UNet2DConditionModel with 8 input channels.
         base: where the other parts come from; their files are copied as they are.
         revision: of the base on the hub.
         facts: JSON values for mvc.json, such as `image_latents_scaled`.
+        scheduler_changes: keys of the scheduler's configuration that fine-tuning has changed. A DDIMScheduler is
+            published where the base's scheduler does not know one of them.
 
     Raises:
         EnvironmentFault: the place cannot be written.
     """
     source = resolve_base(base, revision)
-    scheduler = read_config(base, "scheduler", revision)["_class_name"]
+    kind = family_of(source)
+    scheduler = _changed_scheduler(read_config(source, "scheduler"), scheduler_changes or {})
     with publish_folder(target, {"kind": "model"}) as folder:
         try:
             unet.save_pretrained(folder / "unet", safe_serialization=True)
         except SafetensorError as error:  # a full disk
             raise EnvironmentFault(f"cannot write {target}", why=str(error), do="free some space") from error
-        for part in PARTS[1:]:
+        for part in kind.parts[1:]:
             (folder / part).mkdir()
             for path in part_files(source / part):
                 shutil.copyfile(path, folder / part / path.name)
-        write_json(folder / "model_index.json", _model_index(str(scheduler)))
+        if scheduler_changes:
+            write_json(config_path(folder, "scheduler"), scheduler)
+        write_json(folder / "model_index.json", _model_index(kind, source, str(scheduler["_class_name"]), facts))
         write_json(folder / FACTS, dict(facts))
 
 
-def _model_index(scheduler: str) -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionInstructPix2PixPipeline",
+def _changed_scheduler(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration with changes, of a class that takes all of them."""
+    known = inspect.signature(getattr(diffusers, config["_class_name"]).__init__).parameters
+    name = config["_class_name"] if all(key in known for key in changes) else "DDIMScheduler"
+    return {**config, **changes, "_class_name": name}
+
+
+def _model_index(kind: Family, source: Path, scheduler: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    index: dict[str, Any] = {
+        "_class_name": kind.published,
         "_diffusers_version": diffusers.__version__,
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", scheduler],
+    }
+    if kind.two_encoders:
+        return {
+            **index,
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "force_zeros_for_empty_prompt": zero_null(source),
+            # How diffusers says that condition latents are scaled.
+            "is_cosxl_edit": bool(facts.get("image_latents_scaled", False)),
+        }
+    return {
+        **index,
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "image_encoder": [None, None],

@@ -15,8 +15,8 @@ from mvc.config import Experiment
 from mvc.data_stage import run_data
 from mvc.dataset import load_index
 from mvc.errors import ConfigError, DataError, EnvironmentFault, Stopped
+from mvc.families import PARTS
 from mvc.images import decode
-from mvc.models import PARTS
 from mvc.stopping import flag
 from tests.mvc.text_models import clip_tokenizer, pictures, save_blip, text_encoder
 

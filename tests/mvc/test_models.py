@@ -8,15 +8,30 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+)
 from safetensors.torch import load_file, save_file
 
 from mvc import models
 from mvc.diffusion import widen_conv_in
 from mvc.errors import ConfigError, EnvironmentFault
+from mvc.families import PARTS
 from mvc.randomness import generator
-from tests.mvc.text_models import text_encoder
-from tests.tiny_parts import IMAGE_SIZE, LATENT_SIZE, WIDTH, tiny_unet, write_pipeline
+from tests.mvc.text_models import second_text_encoder, text_encoder
+from tests.tiny_parts import (
+    IMAGE_SIZE,
+    LATENT_SIZE,
+    WIDTH,
+    WIDTH_2,
+    tiny_unet,
+    write_pipeline,
+    write_sd2_pipeline,
+    write_xl_pipeline,
+)
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -82,10 +97,46 @@ def test_checkpoints_that_are_not_whole_are_refused(base: Path, file: str, edit:
         load(base)
 
 
-def test_old_position_ids_are_no_fault(base: Path) -> None:
-    key = "embeddings.position_ids"
-    change(base / TEXT, lambda tensors: tensors.update({key: torch.arange(77)[None]}))
-    assert models.load_text_encoder(base).config.hidden_size == WIDTH
+def test_text_encoders_of_older_transformers_load_the_same(whole: Path, base: Path) -> None:
+    """They have one level more in their names, and keep a counter, which is no weight."""
+    older = {f"text_model.{name}": value for name, value in load_file(whole / TEXT).items()}
+    save_file({**older, "text_model.embeddings.position_ids": torch.arange(77)[None]}, base / TEXT, {"format": "pt"})
+    expected = models.load_text_encoder(whole).state_dict()
+    for name, value in models.load_text_encoder(base).state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_a_unet_for_inpainting_is_refused(tmp_path: Path) -> None:
+    base = write_pipeline(tmp_path / "base", in_channels=9)
+    with pytest.raises(ConfigError, match=r"takes 9 channels\n.*4 \(text to image\) and 8 .*inpainting"):
+        models.load_unet(base)
+
+
+def test_the_parts_of_an_sdxl_load_and_have_to_fit(tmp_path: Path) -> None:
+    base = write_xl_pipeline(tmp_path / "base")
+    text = models.load_text(base, torch.device("cpu"))
+    expected = [text_encoder(0, WIDTH), second_text_encoder(0, WIDTH_2)]
+    for encoder, other in zip(text.encoders, expected, strict=True):
+        assert type(encoder) is type(other)
+        for name, value in other.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], value)
+    assert [tokenizer.pad_token for tokenizer in text.tokenizers] == ["<|endoftext|>", "!"] and text.zero_null
+    path = base / "text_encoder_2/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "projection_dim": 16}))
+    with pytest.raises(EnvironmentFault, match=f"encoder's pooled vector of .* is 16 wide, the UNet expects {WIDTH_2}"):
+        models.load_text(base, torch.device("cpu"))
+
+
+def test_the_identity_of_a_text_depends_on_all_that_encodes_it(tmp_path: Path) -> None:
+    base = write_xl_pipeline(tmp_path / "base")
+    seen = {models.text_identity(base)}
+    for name, key in (("text_encoder_2/config.json", "note"), ("model_index.json", "force_zeros_for_empty_prompt")):
+        path = base / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: False}))
+        seen.add(models.text_identity(base))
+    assert len(seen) == 3
+    (base / "unet/config.json").write_text((base / "unet/config.json").read_text() + "\n")
+    assert models.text_identity(base) in seen
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])
@@ -128,12 +179,6 @@ def test_bases_that_are_not_there(base: Path, tmp_path: Path, monkeypatch: pytes
         models.resolve_base(base)
 
 
-def test_two_text_encoders_are_refused(base: Path) -> None:
-    (base / "text_encoder_2").mkdir()
-    with pytest.raises(ConfigError, match="two text encoders"):
-        models.resolve_base(base)
-
-
 def test_working_size(whole: Path) -> None:
     assert models.working_size(whole, None) == IMAGE_SIZE
     assert models.working_size(whole, 48) == 48
@@ -153,12 +198,12 @@ def test_devices() -> None:
 
 def test_identity_follows_content_not_place(whole: Path, base: Path) -> None:
     assert models.model_identity(base) == models.model_identity(whole)
-    before = {part: models.model_identity(base, [part]) for part in models.PARTS}
+    before = {part: models.model_identity(base, [part]) for part in PARTS}
     change(base / UNET, lambda tensors: tensors["conv_in.bias"].add_(1e-6))
     config = json.loads((base / "vae/config.json").read_text())
     (base / "vae/config.json").write_text(json.dumps({**config, "scaling_factor": 0.25}))
-    after = {part: models.model_identity(base, [part]) for part in models.PARTS}
-    assert [part for part in models.PARTS if before[part] != after[part]] == ["unet", "vae"]
+    after = {part: models.model_identity(base, [part]) for part in PARTS}
+    assert [part for part in PARTS if before[part] != after[part]] == ["unet", "vae"]
 
 
 def test_published_model_opens_in_plain_diffusers(whole: Path, tmp_path: Path) -> None:
@@ -179,3 +224,39 @@ def test_published_model_opens_in_plain_diffusers(whole: Path, tmp_path: Path) -
     # What was published is a base itself.
     assert models.load_unet(tmp_path / "model").config.in_channels == 8
     assert models.model_identity(whole, ["vae"]) == models.model_identity(tmp_path / "model", ["vae"])
+
+
+def test_a_fine_tuned_sdxl_opens_in_plain_diffusers(tmp_path: Path) -> None:
+    base = write_xl_pipeline(tmp_path / "base", force_zeros=False)
+    unet = models.load_unet(base)
+    widen_conv_in(unet)
+    for scaled in (False, True):
+        models.save_model(tmp_path / "model", unet, base, None, {"image_latents_scaled": scaled})
+        kind: Any = DiffusionPipeline
+        pipeline = kind.from_pretrained(tmp_path / "model", use_safetensors=True)
+        assert type(pipeline) is StableDiffusionXLInstructPix2PixPipeline
+        assert pipeline.is_cosxl_edit is scaled and pipeline.config.force_zeros_for_empty_prompt is False
+    text, second = pipeline.text_encoder.config.hidden_size, pipeline.text_encoder_2.config.projection_dim
+    assert (text, second, pipeline.unet.config.in_channels) == (WIDTH, WIDTH_2, 8)
+    assert models.text_identity(tmp_path / "model") == models.text_identity(base)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_changes_of_the_noise_schedule_are_published(tmp_path: Path, name: str) -> None:
+    base = write_sd2_pipeline(tmp_path / "base")
+    path = base / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": name}))
+    unet = models.load_unet(base)
+    widen_conv_in(unet)
+    changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    models.save_model(tmp_path / "model", unet, base, None, {}, changes)
+    kind: Any = StableDiffusionInstructPix2PixPipeline
+    scheduler = kind.from_pretrained(tmp_path / "model", safety_checker=None).scheduler
+    # PNDMScheduler knows no such schedule and would pass over it in silence.
+    assert type(scheduler) is DDIMScheduler and scheduler.config.timestep_spacing == "trailing"
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert float(scheduler.alphas_cumprod[-1]) == 0.0
+    assert float(models.load_noise_scheduler(tmp_path / "model").alphas_cumprod[-1]) == 0.0
+    assert "trailing" not in path.read_text()
+    models.save_model(tmp_path / "same", unet, base, None, {})
+    assert (tmp_path / "same/scheduler/scheduler_config.json").read_bytes() == path.read_bytes()

@@ -19,6 +19,7 @@ from transformers import (
     BlipProcessor,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     GPT2Tokenizer,
     OPTConfig,
@@ -51,9 +52,9 @@ def clip_tokenizer(max_length: int = 77) -> CLIPTokenizer:
     return tokenizer
 
 
-def text_encoder(seed: int = 0, width: int = 16, max_length: int = 77) -> CLIPTextModel:
-    """A causal CLIP text tower with random weights for `clip_tokenizer`."""
-    config = CLIPTextConfig(
+def text_config(width: int = 16, max_length: int = 77) -> CLIPTextConfig:
+    """Configuration of a two-layer CLIP text tower for `clip_tokenizer`."""
+    return CLIPTextConfig(
         vocab_size=len(clip_tokenizer()),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -65,8 +66,18 @@ def text_encoder(seed: int = 0, width: int = 16, max_length: int = 77) -> CLIPTe
         eos_token_id=1,
         pad_token_id=1,
     )
+
+
+def text_encoder(seed: int = 0, width: int = 16, max_length: int = 77) -> CLIPTextModel:
+    """A causal CLIP text tower with random weights for `clip_tokenizer`."""
     with seeded_global(seed, "test text encoder"):
-        return CLIPTextModel(config).eval()
+        return CLIPTextModel(text_config(width, max_length)).eval()
+
+
+def second_text_encoder(seed: int = 0, width: int = 24) -> CLIPTextModelWithProjection:
+    """The second tower of an SDXL, with its projection to a pooled vector of the same width."""
+    with seeded_global(seed, "test text encoder 2"):
+        return CLIPTextModelWithProjection(text_config(width)).eval()
 
 
 def image_processor() -> BlipImageProcessor:
