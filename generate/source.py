@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvc.denoise import decode, denoise, usable
 from mvc.diffusion import GuidanceTerm
 from mvc.errors import EnvironmentFault, NumericError
 from mvc.mixing import MixingPlan, apply_plan
 
-from .denoise import decode, denoise, usable
 from .jobs import Job, draw_noise
 
 ATTEMPTS = 3
@@ -28,11 +28,13 @@ class ClassText:
         ids: k record ids of the training images, sorted; jobs count along them.
         embeddings: (k, m, d) float32 on the CPU, one a caption.
         tokens: rows that mixing may touch.
+        pooled: (k, p) float32 pooled vectors; None unless the base is an SDXL.
     """
 
     ids: list[str]
     embeddings: Tensor
     tokens: int
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Source:
         null: (m, d) embedding of the empty text.
         image_latents: (k, 4, h, w) by class folder, scaled as in training; None without image conditioning.
         shape: of one sample's latents, (4, h, w).
+        null_pooled: (p,) pooled vector of the empty text; None unless the base is an SDXL.
+        time_ids: (6,) `mvc.embeddings.time_ids` of the image size; None unless the base is an SDXL.
     """
 
     seed: int
@@ -64,6 +68,8 @@ class Source:
     null: Tensor
     image_latents: Mapping[str, Tensor] | None
     shape: tuple[int, int, int]
+    null_pooled: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 def _hidden_states(source: Source, jobs: Sequence[Job]) -> Tensor:
@@ -78,6 +84,19 @@ def _hidden_states(source: Source, jobs: Sequence[Job]) -> Tensor:
         else:
             states[rows] = embeddings[[job.caption for job in own]]
     return states
+
+
+def _added_cond_kwargs(source: Source, jobs: Sequence[Job]) -> dict[str, Tensor] | None:
+    """What an SDXL takes besides: each base caption's pooled vector, mixed or not, and the image size."""
+    if source.null_pooled is None or source.time_ids is None:
+        return None
+    pooled = source.null_pooled.new_empty(len(jobs), len(source.null_pooled))
+    for row, job in enumerate(jobs):
+        own = source.texts[job.class_name].pooled
+        if own is not None:
+            pooled[row] = own[job.caption]
+    added = {"text_embeds": pooled, "time_ids": source.time_ids.repeat(len(jobs), 1)}
+    return {name: value.to(source.device) for name, value in added.items()}
 
 
 def _image_latents(source: Source, jobs: Sequence[Job]) -> Tensor | None:
@@ -112,6 +131,8 @@ def draw(source: Source, jobs: Sequence[Job], attempt: int = 1) -> Tensor:
             None if image_latents is None else image_latents.to(source.device),
             source.terms,
             source.num_inference_steps,
+            _added_cond_kwargs(source, jobs),
+            None if source.null_pooled is None else source.null_pooled.to(source.device),
         )
         return decode(source.vae, latents)
     except torch.OutOfMemoryError as error:

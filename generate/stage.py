@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvc import embeddings, latents, models
+from mvc import embedding_store, embeddings, latents, models
 from mvc.captions import read_captions
 from mvc.config import SOURCES, Experiment
 from mvc.dataset import Dataset, load_index
+from mvc.denoise import make_scheduler
 from mvc.diffusion import guidance_terms, text_guidance_terms
 from mvc.errors import ConfigError, DataError
 from mvc.images import to_pixels
@@ -35,7 +36,6 @@ from mvc.synthetic import (
     write_image,
 )
 
-from .denoise import make_scheduler
 from .jobs import Job, finetuned_jobs, images_per_source, in_batches, pretrained_jobs
 from .source import ClassText, Source, draw_usable
 
@@ -52,6 +52,7 @@ class Inputs:
     dataset: Dataset
     texts: dict[str, ClassText]
     null: Tensor
+    null_pooled: Tensor | None
     base: Path
     device: torch.device
     image_size: int
@@ -89,22 +90,23 @@ def _read_inputs(run: Path, experiment: Experiment) -> Inputs:
     dataset = load_index(run)
     records = dataset.split("train")
     captions = read_captions(run / "captions.jsonl", {record.id: record.class_name for record in records})
-    base = models.resolve_base(experiment.model.base, experiment.model.revision)
+    model = experiment.model
+    base = models.resolve_base(model.base, model.revision, model.config)
     device = models.pick_device(experiment.run.device)
-    stored = embeddings.load_or_encode(
+    stored = embedding_store.load_or_encode(
         run / "cache" / "embeddings.safetensors",
         captions,
-        models.model_identity(base, ("tokenizer", "text_encoder")),
-        lambda: (models.load_tokenizer(base), models.load_text_encoder(base).to(device)),
+        models.text_identity(base),
+        lambda: models.load_text(base, device),
     )
     texts = {}
     for name in sorted({record.class_name for record in records}):
         ids = [record.id for record in records if record.class_name == name]
-        states, ends = stored.of(ids)
-        tokens = content_rows(ends) if experiment.mixing.rows == "content" else states.shape[1]
-        texts[name] = ClassText(ids, states, tokens)
+        own = stored.of(ids)
+        tokens = content_rows(own.ends) if experiment.mixing.rows == "content" else own.embeddings.shape[1]
+        texts[name] = ClassText(ids, own.embeddings, tokens, own.pooled)
     size = models.working_size(base, experiment.data.image_size)
-    return Inputs(run, experiment, dataset, texts, stored.null, base, device, size)
+    return Inputs(run, experiment, dataset, texts, stored.null, stored.null_pooled, base, device, size)
 
 
 def _jobs_of_set(inputs: Inputs, shares: Mapping[str, float]) -> list[Job]:
@@ -259,7 +261,8 @@ def load_source(inputs: Inputs, name: str) -> Source:
     settings, base, device, tuned = inputs.experiment.generate, inputs.base, inputs.device, name == "finetuned"
     vae: Any = models.load_vae(base).to(device)
     unet: Any = models.load_unet(inputs.run / "model" if tuned else base).to(device)
-    config = models.read_config(base, "scheduler")
+    # Fine-tuning may have changed the noise schedule, so each model has its own.
+    config = models.read_config(inputs.run / "model" if tuned else base, "scheduler")
     if tuned:
         terms = guidance_terms(settings.guidance, settings.guidance_scale, settings.image_guidance_scale)
     else:
@@ -277,6 +280,8 @@ def load_source(inputs: Inputs, name: str) -> Source:
         null=inputs.null,
         image_latents=_condition_latents(inputs, vae) if tuned else None,
         shape=(vae.config.latent_channels, side, side),
+        null_pooled=inputs.null_pooled,
+        time_ids=None if inputs.null_pooled is None else embeddings.time_ids(inputs.image_size),
     )
 
 

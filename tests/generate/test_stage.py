@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from mvc import models
 from mvc.config import Experiment
+from mvc.dataset import load_index
+from mvc.denoise import make_scheduler
 from mvc.errors import ConfigError, DataError, NumericError, Stopped
 from mvc.generate import source as source_module
 from mvc.generate import stage
-from mvc.generate.denoise import make_scheduler
 from mvc.generate.stage import run_generate
 from mvc.images import decode, to_tensor
 from mvc.mixing import MixingPlan, apply_plan
@@ -342,13 +343,13 @@ def test_refusals(prepared: Path, copy_of: Any) -> None:
 
 def test_the_training_caches_are_used_as_they_are(finished: Path) -> None:
     """What generation needs of the caches has the keys that training gives them."""
-    from mvc.train import stage as training
+    from mvc.train import materials as training
 
     before = {path: path.stat().st_mtime_ns for path in (finished / "cache").rglob("*.safetensors")}
     settings = experiment(finished)
-    dataset = training.load_index(finished)
+    dataset = load_index(finished)
     base = models.resolve_base(settings.model.base)
-    captions = training._captions(finished, dataset)
+    captions = training.training_captions(finished, dataset)
     materials = training.gather_materials(finished, settings, dataset, captions, base, IMAGE_SIZE)
     assert {path: path.stat().st_mtime_ns for path in (finished / "cache").rglob("*.safetensors")} == before
     assert len(before) == 2 and materials.images.moments([0]).shape == (1, 8, LATENT_SIZE, LATENT_SIZE)

@@ -6,13 +6,28 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+    StableDiffusionXLPipeline,
+)
 
+from mvc.denoise import SCHEDULERS, decode, denoise, make_scheduler, usable
 from mvc.diffusion import guidance_terms, text_guidance_terms
-from mvc.generate.denoise import SCHEDULERS, decode, denoise, make_scheduler, usable
+from mvc.embeddings import time_ids
 from mvc.randomness import generator
-from tests.mvc.text_models import clip_tokenizer, text_encoder
-from tests.tiny_parts import LATENT_SIZE, WIDTH, sd_scheduler, tiny_unet, tiny_vae
+from tests.mvc.text_models import clip_tokenizer, second_text_encoder, text_encoder
+from tests.tiny_parts import (
+    IMAGE_SIZE,
+    LATENT_SIZE,
+    WIDTH,
+    WIDTH_2,
+    sd_scheduler,
+    tiny_unet,
+    tiny_vae,
+    tiny_xl_unet,
+)
 
 STEPS, BATCH, TOKENS = 5, 8, 77
 
@@ -95,6 +110,50 @@ def test_equals_text_to_image(inputs: dict[str, Any], name: str) -> None:
     expected = from_pipeline(pipeline, inputs, guidance_scale=7.5)
     found = run(unet, {**inputs, "image_latents": None}, text_guidance_terms(7.5), name)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def xl_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **inputs,
+        "encoder_hidden_states": draw("xl text", BATCH, TOKENS, WIDTH + WIDTH_2),
+        "null_hidden_states": draw("xl null", TOKENS, WIDTH + WIDTH_2),
+        "added_cond_kwargs": {
+            "text_embeds": draw("pooled", BATCH, WIDTH_2),
+            "time_ids": time_ids(IMAGE_SIZE).repeat(BATCH, 1),
+        },
+        "null_text_embeds": draw("null pooled", WIDTH_2),
+    }
+
+
+def xl_parts(unet: Any, name: str) -> dict[str, Any]:
+    own = {name: value for name, value in parts(unet, name, "epsilon").items() if "safety" not in name}
+    own.pop("feature_extractor")
+    return {**own, "text_encoder_2": second_text_encoder(0, WIDTH_2), "tokenizer_2": clip_tokenizer()}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@pytest.mark.parametrize("image", [False, True])
+def test_equals_sdxl(inputs: dict[str, Any], name: str, image: bool) -> None:
+    given, unet = xl_inputs(inputs), tiny_xl_unet(0, 8 if image else 4).eval()
+    kind: Any = StableDiffusionXLInstructPix2PixPipeline if image else StableDiffusionXLPipeline
+    pooled, null = given["added_cond_kwargs"]["text_embeds"], given["null_text_embeds"].expand(BATCH, -1)
+    more = {"image": given["image_latents"], "image_guidance_scale": 1.5} if image else {}
+    expected = from_pipeline(
+        kind(**xl_parts(unet, name)),
+        given,
+        pooled_prompt_embeds=pooled,
+        negative_pooled_prompt_embeds=null,
+        height=IMAGE_SIZE,
+        width=IMAGE_SIZE,
+        guidance_scale=5.0,
+        **more,
+    )
+    terms = guidance_terms("dual", 5.0, 1.5) if image else text_guidance_terms(5.0)
+    if not image:
+        given["image_latents"] = None
+    torch.testing.assert_close(run(unet, given, terms, name), expected, atol=1e-4, rtol=1e-4)
+    given["added_cond_kwargs"]["text_embeds"] = pooled.flip(0)
+    assert (run(unet, given, terms, name) - expected).abs().max() > 1e-3
 
 
 def test_paper_guidance_is_dual_guidance_with_equal_scales(unet: Any, inputs: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from diffusers import (
 from torch import Tensor
 
 from mvc.diffusion import GuidanceTerm, combine
+from mvc.loading import quiet
 
 SCHEDULERS: dict[str, Any] = {
     "dpmsolver++": DPMSolverMultistepScheduler,
@@ -33,7 +34,8 @@ def make_scheduler(name: str, config: Any) -> Any:
         config: configuration of the base model's noise scheduler.
     """
     # Latents are not bounded by [-1, 1]; DDIM would clip them where the base says nothing.
-    return SCHEDULERS[name].from_config({**config, "clip_sample": False})
+    with quiet():  # keys of the scheduler that the base names
+        return SCHEDULERS[name].from_config({**config, "clip_sample": False})
 
 
 @torch.no_grad()
@@ -46,6 +48,8 @@ def denoise(
     image_latents: Tensor | None,
     terms: Sequence[GuidanceTerm],
     num_inference_steps: int,
+    added_cond_kwargs: Mapping[str, Tensor] | None = None,
+    null_text_embeds: Tensor | None = None,
 ) -> Tensor:
     """Turn noise into latents.
 
@@ -59,6 +63,8 @@ def denoise(
         terms: the passes to make and their coefficients, from mvc.diffusion's `guidance_terms`, or
             `text_guidance_terms` without image latents.
         num_inference_steps: denoising steps.
+        added_cond_kwargs: for an SDXL, `text_embeds` (B, p) pooled vectors and `time_ids` (B, 6); else None.
+        null_text_embeds: (p,) pooled vector of the empty text, with `added_cond_kwargs`.
 
     Returns:
         (B, 4, h, w) latents, times the VAE's scaling factor as the UNet knows them.
@@ -68,6 +74,7 @@ def denoise(
     """
     null_text = null_hidden_states.expand_as(encoder_hidden_states)
     text = torch.cat([encoder_hidden_states if term.text else null_text for term in terms])
+    added = _of_all_passes(added_cond_kwargs, null_text_embeds, terms)
     image = None
     if image_latents is not None:
         null_image = torch.zeros_like(image_latents)
@@ -78,10 +85,24 @@ def denoise(
         sample = scheduler.scale_model_input(latents, timestep).repeat(len(terms), 1, 1, 1)
         if image is not None:
             sample = torch.cat([sample, image], dim=1)  # (passes x B, 8, h, w)
-        predictions = unet(sample, timestep, encoder_hidden_states=text, return_dict=False)[0].chunk(len(terms))
-        model_pred = combine(terms, predictions)
+        predictions = unet(sample, timestep, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
+        model_pred = combine(terms, predictions.chunk(len(terms)))
         latents = scheduler.step(model_pred, timestep, latents, return_dict=False)[0]  # Eq. (5)
     return latents
+
+
+def _of_all_passes(
+    added: Mapping[str, Tensor] | None, null_text_embeds: Tensor | None, terms: Sequence[GuidanceTerm]
+) -> dict[str, Tensor] | None:
+    """`added_cond_kwargs` of a whole batch times passes: the pooled vector goes with the text, the sizes always."""
+    if added is None:
+        return None
+    pooled, time_ids = added["text_embeds"], added["time_ids"]
+    null = pooled if null_text_embeds is None else null_text_embeds.expand_as(pooled)
+    return {
+        "text_embeds": torch.cat([pooled if term.text else null for term in terms]),
+        "time_ids": time_ids.repeat(len(terms), 1),
+    }
 
 
 @torch.no_grad()
