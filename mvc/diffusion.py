@@ -96,6 +96,56 @@ def denoising_loss(model_pred: Tensor, target: Tensor) -> Tensor:
     return (model_pred.float() - target.float()).square().flatten(1).mean(1)
 
 
+def signal_to_noise(noise_scheduler: Any, timesteps: Tensor) -> Tensor:
+    """SNR(t) = alpha_bar / (1 - alpha_bar) of some timesteps, (B,) int64 => (B,) float32 on their device."""
+    alphas: Tensor = noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
+    return alphas / (1.0 - alphas)
+
+
+def min_snr_weights(noise_scheduler: Any, timesteps: Tensor, gamma: float) -> Tensor:
+    """Weight of each sample's loss that keeps easy timesteps from ruling the gradient, (B,) int64 => (B,) float32.
+
+    With the target epsilon min(SNR, gamma) / SNR, with v min(SNR, gamma) / (SNR + 1). A schedule that ends at pure
+    noise has SNR = 0 there, so with v its very last timestep counts nothing.
+
+    Args:
+        noise_scheduler: DDPMScheduler.
+        timesteps: of the samples.
+        gamma: 5 in the paper.
+
+    Source:
+        Efficient Diffusion Training via Min-SNR Weighting Strategy, Section 3.4.
+    """
+    snr = signal_to_noise(noise_scheduler, timesteps)
+    divisor = snr + 1.0 if noise_scheduler.config.prediction_type == "v_prediction" else snr
+    return snr.clamp(max=gamma) / divisor
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""What changes in a scheduler's configuration when the schedule ends at pure noise: sampling has to start there."""
+
+
+def end_at_pure_noise(noise_scheduler: Any) -> Any:
+    """The same scheduler with betas rescaled so that SNR = 0 at the last timestep.
+
+    Args:
+        noise_scheduler: DDPMScheduler.
+
+    Raises:
+        ConfigError: the model predicts epsilon, which at pure noise is its input and teaches nothing.
+
+    Source:
+        Common Diffusion Noise Schedules and Sample Steps are Flawed, Section 3.
+    """
+    if noise_scheduler.config.prediction_type == "epsilon":
+        raise ConfigError(
+            "train.rescale_betas_zero_snr=true cannot be used with a model that predicts epsilon",
+            why="at pure noise epsilon is the input itself, and the image could not be computed from it",
+            do="leave it out, or choose a base that predicts v",
+        )
+    return type(noise_scheduler).from_config(noise_scheduler.config, **ZERO_SNR)
+
+
 def conditioning_dropout(uniform: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Which samples lose a condition, so that guidance has its unconditional passes (InstructPix2Pix, Section 3.2).
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,11 +29,13 @@ class ClassText:
         name: class folder.
         embeddings: (k, m, d) float32, one a caption.
         rows: how many token rows mixing may touch.
+        pooled: (k, p) float32 pooled vectors; None unless the base is an SDXL.
     """
 
     name: str
     embeddings: Tensor
     rows: int
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Materials:
         texts: by label.
         null: (m, d) embedding of the empty text.
         scaling_factor: of the VAE.
+        null_pooled: (p,) pooled vector of the empty text; None unless the base is an SDXL.
+        time_ids: (6,) `mvc.embeddings.time_ids` of the image size; None unless the base is an SDXL.
     """
 
     labels: tuple[int, ...]
@@ -53,6 +57,8 @@ class Materials:
     texts: list[ClassText]
     null: Tensor
     scaling_factor: float
+    null_pooled: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Sampling:
         dropout: probability u of `conditioning_dropout`.
         image_latents_scaled: multiply condition latents by the scaling factor.
         timesteps: of the noise schedule.
+        noise_offset: standard deviation of what a whole channel's noise is shifted by.
     """
 
     seed: int
@@ -75,6 +82,7 @@ class Sampling:
     dropout: float
     image_latents_scaled: bool
     timesteps: int
+    noise_offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,12 @@ class Batch:
 
     Attributes:
         latents: (B, C, h, w) of x, times the scaling factor.
-        noise: (B, C, h, w), standard normal.
+        noise: (B, C, h, w), standard normal, each channel shifted where there is a noise offset.
         timesteps: (B,) int64.
         encoder_hidden_states: (B, m, d), the empty text's where the text is dropped.
         image_latents: (B, C, h, w) of x', zero where the image is dropped.
+        text_embeds: (B, p) pooled vectors, the empty text's where the text is dropped; SDXL alone.
+        time_ids: (B, 6) sizes and crop; SDXL alone.
     """
 
     latents: Tensor
@@ -94,11 +104,26 @@ class Batch:
     timesteps: Tensor
     encoder_hidden_states: Tensor
     image_latents: Tensor
+    text_embeds: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    @property
+    def added_cond_kwargs(self) -> dict[str, Tensor] | None:
+        """What the UNet of an SDXL takes besides the text's tokens; None for SD 1.x and 2.x."""
+        if self.text_embeds is None or self.time_ids is None:
+            return None
+        return {"text_embeds": self.text_embeds, "time_ids": self.time_ids}
 
     def to(self, device: torch.device) -> Batch:
         """The same samples on a device."""
-        values = (value.to(device, non_blocking=True) for value in vars(self).values())
-        return Batch(*values)
+        return Batch(**{name: _moved(value, device) for name, value in vars(self).items()})
+
+
+def _moved(value: Tensor | None, device: torch.device) -> Any:
+    if value is None:
+        return None
+    # From ordinary memory CUDA copies only after all work before it is done, which would make every step wait.
+    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
 
 def samples_of(step: int, batch_size: int, accumulation: int, process: int = 0, processes: int = 1) -> list[list[int]]:
@@ -142,22 +167,33 @@ def assemble(materials: Materials, sampling: Sampling, samples: Sequence[int]) -
 
     uniform = torch.stack([torch.rand((), generator=generator(seed, "dropout", number)) for number in samples])
     drop_text, drop_image = conditioning_dropout(uniform, sampling.dropout)
-    text = mixed_texts(materials, sampling, samples, [materials.labels[pair.image] for pair in pairs])
+    text, pooled = mixed_texts(materials, sampling, samples, [materials.labels[pair.image] for pair in pairs])
+    if pooled is not None and materials.null_pooled is not None:
+        pooled = torch.where(drop_text[:, None], materials.null_pooled, pooled)
     timesteps = [
         torch.randint(sampling.timesteps, (), generator=generator(seed, "timestep", number)) for number in samples
     ]
     return Batch(
         latents=clean,
-        noise=_normal(seed, "noise", samples, shape),
+        noise=_noise(sampling, samples, shape),
         timesteps=torch.stack(timesteps),
         encoder_hidden_states=torch.where(drop_text[:, None, None], materials.null, text),
         image_latents=torch.where(drop_image[:, None, None, None], 0.0, image_latents),
+        text_embeds=pooled,
+        time_ids=None if materials.time_ids is None else materials.time_ids.repeat(len(samples), 1),
     )
 
 
-def mixed_texts(materials: Materials, sampling: Sampling, samples: Sequence[int], labels: Sequence[int]) -> Tensor:
-    """A fresh MVC embedding of each sample's class (Algorithm 1), (B, m, d)."""
+def mixed_texts(
+    materials: Materials, sampling: Sampling, samples: Sequence[int], labels: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """A fresh MVC embedding of each sample's class (Algorithm 1), (B, m, d), and its pooled vector, (B, p).
+
+    Mixing is of tokens; there is one pooled vector a caption, and a mixed embedding keeps that of its base caption.
+    """
     mixed = materials.null.new_empty(len(samples), *materials.null.shape)
+    null_pooled = materials.null_pooled
+    pooled = None if null_pooled is None else null_pooled.new_empty(len(samples), len(null_pooled))
     for label in sorted(set(labels)):
         text = materials.texts[label]
         rows = [row for row, other in enumerate(labels) if other == label]
@@ -172,7 +208,9 @@ def mixed_texts(materials: Materials, sampling: Sampling, samples: Sequence[int]
             sampling.fine,
         )
         mixed[rows] = apply_plan(plan, text.embeddings)
-    return mixed
+        if pooled is not None and text.pooled is not None:
+            pooled[rows] = text.pooled[torch.from_numpy(plan.base)]
+    return mixed, pooled
 
 
 def _variants(seed: int, purpose: str, samples: Sequence[int], variants: int) -> list[int]:
@@ -180,6 +218,13 @@ def _variants(seed: int, purpose: str, samples: Sequence[int], variants: int) ->
     if variants == 1:
         return [0] * len(samples)
     return [int(torch.randint(1, variants, (), generator=generator(seed, purpose, number))) for number in samples]
+
+
+def _noise(sampling: Sampling, samples: Sequence[int], shape: Sequence[int]) -> Tensor:
+    noise = _normal(sampling.seed, "noise", samples, shape)
+    if sampling.noise_offset > 0.0:
+        noise = noise + sampling.noise_offset * _normal(sampling.seed, "noise offset", samples, (shape[0], 1, 1))
+    return noise
 
 
 def _normal(seed: int, purpose: str, samples: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mvc import latents
+from mvc.embeddings import time_ids
 from mvc.mixing import apply_plan, draw_plan
 from mvc.pairs import draw_pairs
 from mvc.randomness import generator
-from mvc.train.batches import assemble, samples_of
+from mvc.train.batches import Materials, assemble, samples_of
 from tests.tiny_parts import LATENT_SIZE
-from tests.train.toy import LABELS, materials, sampling
+from tests.train.toy import LABELS, materials, normal, sampling
 
 SHAPE = (4, LATENT_SIZE, LATENT_SIZE)
 
@@ -28,13 +31,43 @@ def test_every_layout_of_a_global_batch_has_the_same_samples(
         assert all(len(part) == batch_size for part in micro)
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
-    things, how = materials(variants=3), sampling()
+def xl_materials(variants: int = 1) -> Materials:
+    """The toy materials with what SDXL has besides: a pooled vector of each caption, and the image size."""
+    plain = materials(variants)
+    texts = [
+        replace(text, pooled=normal(len(text.embeddings), 5, seed=10 + number))
+        for number, text in enumerate(plain.texts)
+    ]
+    return replace(plain, texts=texts, null_pooled=normal(5, seed=20), time_ids=time_ids(32))
+
+
+@pytest.mark.parametrize("make", [materials, xl_materials])
+def test_a_sample_does_not_depend_on_its_batch(make: Callable[[int], Materials]) -> None:
+    things, how = make(3), sampling()
     whole = assemble(things, how, range(40))
     for samples in ([0], [39, 5, 17], list(range(10, 30))):
         part = assemble(things, how, samples)
+        assert (part.added_cond_kwargs is None) == (make is materials)
         for name, value in vars(part).items():
-            assert torch.equal(value, getattr(whole, name)[samples]), name
+            assert value is None or torch.equal(value, getattr(whole, name)[samples]), name
+
+
+def test_the_pooled_vector_is_the_base_captions_and_is_dropped_with_the_text() -> None:
+    things, samples = xl_materials(), range(300)
+    batch = assemble(things, sampling(dropout=0.2), samples)
+    plain = assemble(materials(), sampling(dropout=0.2), samples)
+    assert torch.equal(batch.encoder_hidden_states, plain.encoder_hidden_states)
+    added = batch.to(torch.device("cpu")).added_cond_kwargs
+    assert added is not None and set(added) == {"text_embeds", "time_ids"}
+    assert added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 300
+    dropped = (batch.encoder_hidden_states == things.null).flatten(1).all(1)
+    assert 60 < int(dropped.sum()) < 180
+    for number, pair in zip(samples, draw_pairs(0, samples, LABELS, "same_class"), strict=True):
+        text = things.texts[LABELS[pair.image]]
+        base = int(draw_plan(0, text.name, [number], len(text.embeddings), 6, 16, 2, 3).base[0])
+        assert text.pooled is not None
+        expected = things.null_pooled if dropped[number] else text.pooled[base]
+        assert torch.equal(added["text_embeds"][number], expected)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
