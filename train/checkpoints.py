@@ -5,21 +5,21 @@ There is no random state to keep: every draw comes from the number of its sample
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mvc.errors import ConfigError, EnvironmentFault, NumericError
+from mvc.errors import ConfigError, DataError, EnvironmentFault, NumericError
 from mvc.fingerprint import differences
 from mvc.progress import say
-from mvc.storage import publish_folder, read_json, remove_leftovers, verified_manifest, write_json
+from mvc.storage import MANIFEST, publish_folder, read_json, remove_leftovers, verified_manifest, write_json
 
 FOLDER = "checkpoints"
 """Below the run folder."""
@@ -31,11 +31,13 @@ class TrainingState:
 
     Attributes:
         step: optimisation steps done.
-        unet: weights by name.
+        unet: weights that are trained, by name.
         ema: averages by name; empty without them.
         ema_updates: how many updates they have seen.
         optimizer: AdamW's moments by "<weight>/<moment>".
         scaler: state of the loss scaler of fp16; empty otherwise.
+        skipped: steps so far that changed nothing because a number was not finite.
+        validation_loss: at this step, where it was computed.
     """
 
     step: int
@@ -44,26 +46,12 @@ class TrainingState:
     ema_updates: int
     optimizer: Mapping[str, Tensor]
     scaler: Mapping[str, Any]
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """AdamW's state by "<weight>/<moment>"; `names` are those of its parameters in its order."""
-    state = optimizer.state_dict()["state"]
-    return {f"{names[number]}/{key}": value for number, row in state.items() for key, value in row.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`."""
-    numbers = {name: number for number, name in enumerate(names)}
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, moment = key.rpartition("/")
-        state.setdefault(numbers[name], {})[moment] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    skipped: int = 0
+    validation_loss: float | None = None
 
 
 def save_checkpoint(folder: Path, state: TrainingState, settings: Mapping[str, Any], keep: int) -> Path:
-    """Publish a checkpoint, then remove the oldest ones beyond `keep`.
+    """Publish a checkpoint, then remove the oldest ones beyond `keep`; the best one by validation loss stays.
 
     Args:
         folder: run/checkpoints.
@@ -78,7 +66,8 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Mapping[str, A
     _require_finite(folder, state)
     target = folder / f"step-{state.step:06d}"
     parts = {"unet": state.unet, "ema": state.ema, "optimizer": state.optimizer}
-    with publish_folder(target, {"kind": "checkpoint", "step": state.step, "settings": dict(settings)}) as temporary:
+    facts = {"kind": "checkpoint", "step": state.step, "settings": dict(settings)}
+    with publish_folder(target, {**facts, "validation_loss": state.validation_loss}) as temporary:
         try:
             for name, tensors in parts.items():
                 whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -87,10 +76,34 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Mapping[str, A
             raise EnvironmentFault(
                 f"cannot write {target}", why=str(error), do="free some space and run the same command again"
             ) from error
-        write_json(temporary / "state.json", {"ema_updates": state.ema_updates, "scaler": dict(state.scaler)})
+        more = {"ema_updates": state.ema_updates, "scaler": dict(state.scaler), "skipped": state.skipped}
+        write_json(temporary / "state.json", more)
+    best = best_checkpoint(folder)
     for path in checkpoints(folder)[keep:]:
-        shutil.rmtree(path)
+        if path != best:
+            _remove(path)
     return target
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint so that a kill on the way leaves no half one that looks whole or merely damaged."""
+    gone = path.with_name(f".tmp-old-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone)
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the least validation loss, the earliest of equals; None if none has any."""
+    losses: list[tuple[float, int, Path]] = []
+    for path in checkpoints(folder):
+        try:
+            loss = dict(read_json(path / MANIFEST)).get("validation_loss")
+        except (DataError, TypeError, ValueError):
+            continue  # a damaged one cannot be the best
+        if isinstance(loss, float):
+            losses.append((loss, int(path.name.removeprefix("step-")), path))
+    return min(losses)[2] if losses else None
 
 
 def _require_finite(folder: Path, state: TrainingState) -> None:
@@ -109,6 +122,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
+def load_weights(path: Path, averaged: bool) -> dict[str, Tensor]:
+    """The trained weights of a checkpoint, or their averages, by name.
+
+    Raises:
+        EnvironmentFault: it is damaged.
+    """
+    if verified_manifest(path) is None:
+        raise EnvironmentFault(
+            f"{path} is damaged", why="its files changed after they were written", do=f"delete {path} and go on"
+        )
+    loaded: dict[str, Tensor] = load_file(path / ("ema.safetensors" if averaged else "unet.safetensors"))
+    return loaded
+
+
 def load_newest(folder: Path, settings: Mapping[str, Any]) -> TrainingState | None:
     """The newest checkpoint that verifies; damaged newer ones are named and removed. None to begin afresh.
 
@@ -119,8 +146,9 @@ def load_newest(folder: Path, settings: Mapping[str, Any]) -> TrainingState | No
     for path in checkpoints(folder):
         manifest = verified_manifest(path)
         if manifest is None:
-            say(f"training: checkpoint {path} is damaged; going back to the one before")
-            shutil.rmtree(path)
+            before = "start" if path == checkpoints(folder)[-1] else "one before"
+            say(f"training: checkpoint {path} is damaged; going back to the {before}")
+            _remove(path)
             continue
         changed = differences(manifest["settings"], dict(settings))
         if changed:
@@ -137,5 +165,7 @@ def load_newest(folder: Path, settings: Mapping[str, Any]) -> TrainingState | No
             ema_updates=int(more["ema_updates"]),
             optimizer=load_file(path / "optimizer.safetensors"),
             scaler=more["scaler"],
+            skipped=int(more["skipped"]),
+            validation_loss=manifest["validation_loss"],
         )
     return None

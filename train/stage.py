@@ -10,25 +10,38 @@ import torch
 from accelerate import Accelerator
 
 from mvc import models
-from mvc.captions import read_captions
 from mvc.config import Experiment
 from mvc.dataset import Dataset, load_index
-from mvc.diffusion import widen_conv_in
-from mvc.embeddings import load_or_encode as load_or_encode_texts
-from mvc.errors import ConfigError, DataError, EnvironmentFault
-from mvc.latents import FOLDER as LATENTS
-from mvc.latents import Latents, SourceImage, draw_transforms, load_or_encode
-from mvc.mixing import content_rows
-from mvc.pairs import require_partners
+from mvc.diffusion import ZERO_SNR
+from mvc.disk import require_space
+from mvc.pipeline import TRAIN_FREE
 from mvc.progress import say
-from mvc.storage import sha256_json
+from mvc.storage import publish_folder, sha256_json
 
-from .batches import ClassText, Materials, Sampling, assemble
-from .loop import LAST_STEPS, Recipe, fit
+from .batches import Materials, assemble
+from .checkpoints import FOLDER as CHECKPOINTS
+from .checkpoints import best_checkpoint, checkpoints, load_weights
+from .loop import LAST_STEPS, Outcome, fit
+from .lora import merge_lora, save_lora, trained
+from .materials import gather_materials, training_captions
+from .setup import (
+    make_accelerator,
+    new_unet,
+    noise_scheduler_of,
+    out_of_memory,
+    recipe_of,
+    require_settings,
+    sampling_of,
+)
+from .sizes import checkpoint_bytes, checkpoints_to_come
+from .unet_setup import prepare_unet
+from .validation import hold_out, without
+from .watchers import watchers
 
-EMBEDDINGS, CAPTIONS, MODEL = "cache/embeddings.safetensors", "captions.jsonl", "model"
-_FREE = ("train.checkpointing_steps", "train.checkpoints_total_limit", "model.base", "model.revision")
-"""Keys a checkpoint does not depend on; the base model counts by its content."""
+MODEL, LORA = "model", "lora"
+"""Below the run folder: the whole model, and with LoRA also its small files."""
+_FREE = (*TRAIN_FREE, "train.train_batch_size", "train.gradient_accumulation_steps")
+"""Keys a checkpoint does not depend on; of the last two the product counts, and the base model by its content."""
 
 
 def run_train(run: Path, experiment: Experiment) -> None:
@@ -41,140 +54,74 @@ def run_train(run: Path, experiment: Experiment) -> None:
         experiment: the sections run, data, mixing, model and train are used.
 
     Raises:
-        ConfigError: image size, batch or precision cannot be used, or checkpoints have other settings.
+        ConfigError: a setting cannot be used, or checkpoints have other settings.
         DataError: captions are missing, an image cannot be decoded, or a class has a single image.
-        EnvironmentFault: the base model cannot be loaded, memory is too small, or the disk is full.
+        EnvironmentFault: the base model cannot be loaded, memory or disk is too small.
         NumericError: training diverged.
         Stopped: a signal asked for a stop; what was done is saved.
     """
+    train = experiment.train
+    require_settings(experiment)
     dataset = load_index(run)
-    base = models.resolve_base(experiment.model.base, experiment.model.revision)
+    base = models.resolve_base(experiment.model.base, experiment.model.revision, experiment.model.config)
     size = models.working_size(base, experiment.data.image_size)
     accelerator = make_accelerator(experiment)
+    noise_scheduler = noise_scheduler_of(base, experiment)
     identity = models.model_identity(base)
-    captions = _captions(run, dataset)
+    captions = training_captions(run, dataset)
     # One process fills the caches, the others read them.
     with accelerator.main_process_first():
         materials = gather_materials(run, experiment, dataset, captions, base, size)
-    noise_scheduler = models.load_noise_scheduler(base)
-    unet = models.load_unet(base)
-    if unet.config.in_channels == unet.config.out_channels:
-        widen_conv_in(unet)
-    sampling = Sampling(
-        seed=experiment.run.seed,
-        pairing=experiment.train.pairing,
-        coarse=experiment.mixing.coarse,
-        fine=experiment.mixing.fine,
-        dropout=experiment.train.conditioning_dropout_prob,
-        image_latents_scaled=experiment.model.image_latents_scaled,
-        timesteps=noise_scheduler.config.num_train_timesteps,
-    )
     facts = settings_of(experiment, dataset, captions, identity, size)
-    recipe = _recipe(experiment)
-    try:
-        outcome = fit(
-            unet,
-            noise_scheduler,
-            lambda samples: assemble(materials, sampling, samples),
-            run,
-            recipe,
-            facts,
-            accelerator,
-        )
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(experiment, accelerator.device) from error
+    outcome = _fit(run, experiment, base, materials, noise_scheduler, facts, accelerator)
     if accelerator.is_main_process:
-        _publish(run, experiment, base, unet, identity, size, noise_scheduler.config.prediction_type)
+        facts = {
+            "image_latents_scaled": experiment.model.image_latents_scaled,
+            # The name alone: a run can be moved, and its model be given away.
+            "base": Path(experiment.model.base).name if Path(experiment.model.base).exists() else experiment.model.base,
+            "base_identity": identity,
+            "prediction_type": noise_scheduler.config.prediction_type,
+            "image_size": size,
+        }
+        publish(run, experiment, base, facts)
+        _tell(run, train.max_train_steps, outcome)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        pace = f"{outcome.seconds_per_step:.3f} s a step, " if outcome.seconds_per_step else ""
-        last = min(LAST_STEPS, recipe.max_train_steps)
-        say(
-            f"fine-tuned for {recipe.max_train_steps} steps: {pace}loss {outcome.loss:.4f} "
-            f"(mean of the last {last}); model in {run / MODEL}"
-        )
 
 
-def make_accelerator(experiment: Experiment) -> Accelerator:
-    """Device, precision and processes.
-
-    Raises:
-        ConfigError: fp16 on a CPU, or more processes than samples in a batch.
-        EnvironmentFault: the device asked for is not there.
-    """
-    device = models.pick_device(experiment.run.device)
-    precision = experiment.train.mixed_precision
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("train.mixed_precision=fp16 needs a CUDA device", do="set train.mixed_precision=no or bf16")
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    if experiment.train.train_batch_size < accelerator.num_processes:
-        raise ConfigError(
-            f"train.train_batch_size={experiment.train.train_batch_size} is less than one sample for each of "
-            f"{accelerator.num_processes} processes",
-            do=f"set train.train_batch_size={accelerator.num_processes} or more",
-        )
-    return accelerator
-
-
-def _captions(run: Path, dataset: Dataset) -> dict[str, str]:
-    records = dataset.split("train")
-    if not records:
-        raise DataError(f"{run} has no training images", do="run the data stage again with --redo")
-    return read_captions(run / CAPTIONS, {record.id: record.class_name for record in records})
-
-
-def gather_materials(
-    run: Path, experiment: Experiment, dataset: Dataset, captions: Mapping[str, str], base: Path, size: int
-) -> Materials:
-    """The captions' embeddings and the images' moments; text encoder and VAE are gone when it returns.
-
-    Raises:
-        DataError: a class has too few images, or one cannot be decoded.
-    """
-    records = dataset.split("train")
-    labels = tuple(record.label for record in records)
-    if experiment.train.pairing == "same_class":
-        require_partners(labels, dataset.classes)
-    device = models.pick_device(experiment.run.device)
-    stored = load_or_encode_texts(
-        run / EMBEDDINGS,
-        captions,
-        models.model_identity(base, ["tokenizer", "text_encoder"]),
-        lambda: (models.load_tokenizer(base), models.load_text_encoder(base).to(device)),
-    )
-    texts = []
-    for label, name in enumerate(dataset.classes):
-        members = [record.id for record in records if record.label == label]
-        embeddings, ends = stored.of(members)
-        limited = experiment.mixing.rows == "content" and len(members) > 0
-        texts.append(ClassText(name, embeddings, content_rows(ends) if limited else embeddings.shape[1]))
-    return Materials(
-        labels=labels,
-        images=_encoded_images(run, experiment, dataset, base, size, device),
-        texts=texts,
-        null=stored.null,
-        scaling_factor=float(models.read_config(base, "vae").get("scaling_factor", 0.18215)),
-    )
-
-
-def _encoded_images(
-    run: Path, experiment: Experiment, dataset: Dataset, base: Path, size: int, device: torch.device
-) -> Latents:
+def _fit(
+    run: Path,
+    experiment: Experiment,
+    base: Path,
+    materials: Materials,
+    noise_scheduler: Any,
+    facts: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> Outcome:
     train = experiment.train
-    images = [SourceImage(record.id, dataset.image_path(record), record.sha256) for record in dataset.split("train")]
-    transforms = [
-        draw_transforms(experiment.run.seed, number, train.transforms, train.random_flip, train.random_crop)
-        for number in range(len(images))
-    ]
-    return load_or_encode(
-        run / LATENTS,
-        images,
-        transforms,
-        size,
-        experiment.data.background,
-        models.model_identity(base, ["vae"]),
-        lambda: models.load_vae(base).to(device),
-    )
+    sampling = sampling_of(experiment, noise_scheduler)
+    held_out = hold_out(sampling.seed, materials.labels, train.validation_share)
+    seen = without(materials, held_out)
+    unet = new_unet(base, experiment)
+    size = checkpoint_bytes(trained(unet), train.optimizer, train.use_ema)
+    if accelerator.is_main_process:
+        needed = checkpoints_to_come(run / CHECKPOINTS, size, train.checkpoints_total_limit)
+        require_space(run, needed, "the checkpoints of the training")
+    try:
+        unet.to(accelerator.device)
+        prepare_unet(unet, train.attention, train.gradient_checkpointing, train.channels_last)
+        with watchers(run, experiment, base, materials, held_out, sampling, noise_scheduler, accelerator) as watch:
+            return fit(
+                unet,
+                noise_scheduler,
+                lambda samples: assemble(seen, sampling, samples),
+                run,
+                recipe_of(experiment),
+                facts,
+                accelerator,
+                watch,
+            )
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(experiment, accelerator.device) from error
 
 
 def settings_of(
@@ -185,59 +132,55 @@ def settings_of(
     facts: dict[str, Any] = {"run.seed": experiment.run.seed, "data.image_size": size}
     for section in ("mixing", "model", "train"):
         facts.update({f"{section}.{key}": value for key, value in content[section].items()})
-    facts = {key: value for key, value in facts.items() if key not in _FREE}
+    by_content = ("model.base", "model.revision", "model.config")
+    facts = {key: value for key, value in facts.items() if key not in (*_FREE, *by_content)}
     records = dataset.split("train")
     return {
         **facts,
+        "samples a step": recipe_of(experiment).samples,
         "files of model.base": identity,
         "training images": sha256_json([[record.id, record.sha256, record.label] for record in records]),
         "captions": sha256_json(sorted(captions.items())),
     }
 
 
-def _recipe(experiment: Experiment) -> Recipe:
-    train = experiment.train
-    return Recipe(
-        max_train_steps=train.max_train_steps,
-        train_batch_size=train.train_batch_size,
-        learning_rate=train.learning_rate,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        lr_scheduler=train.lr_scheduler,
-        lr_warmup_steps=train.lr_warmup_steps,
-        adam_beta1=train.adam_beta1,
-        adam_beta2=train.adam_beta2,
-        adam_weight_decay=train.adam_weight_decay,
-        adam_epsilon=train.adam_epsilon,
-        max_grad_norm=train.max_grad_norm,
-        use_ema=train.use_ema,
-        ema_decay=train.ema_decay,
-        checkpointing_steps=train.checkpointing_steps,
-        checkpoints_total_limit=train.checkpoints_total_limit,
-    )
+def publish(run: Path, experiment: Experiment, base: Path, facts: Mapping[str, Any]) -> None:
+    """Build the model folder from the last checkpoint, or from the best one.
+
+    From the checkpoint and not from memory, so that what is published is what was saved, however the training's
+    own copy was wrapped, sharded or compiled.
+
+    Args:
+        run: the run folder.
+        experiment: section train is used.
+        base: folder of the base model.
+        facts: for the model's mvc.json; the step is added.
+
+    Raises:
+        EnvironmentFault: the checkpoint is damaged, or the place cannot be written.
+    """
+    train, folder = experiment.train, run / CHECKPOINTS
+    source = (best_checkpoint(folder) if train.publish == "best" else None) or checkpoints(folder)[0]
+    weights = load_weights(source, train.use_ema)
+    unet = new_unet(base, experiment)
+    with torch.no_grad():
+        for name, value in trained(unet):
+            value.copy_(weights[name])
+    step = int(source.name.removeprefix("step-"))
+    if train.method == "lora":
+        with publish_folder(run / LORA, {"kind": "lora"}) as folder:
+            save_lora(folder, unet)
+        merge_lora(unet)
+    changes = ZERO_SNR if train.rescale_betas_zero_snr else None
+    models.save_model(run / MODEL, unet, base, None, {**facts, "steps": step}, changes)
+    if train.publish == "best":
+        say(f"the best checkpoint by validation loss is that of step {step}; it is published")
 
 
-def _publish(
-    run: Path, experiment: Experiment, base: Path, unet: Any, identity: str, size: int, prediction_type: str
-) -> None:
-    facts = {
-        "image_latents_scaled": experiment.model.image_latents_scaled,
-        # The name alone: a run can be moved, and its model be given away.
-        "base": Path(experiment.model.base).name if Path(experiment.model.base).is_dir() else experiment.model.base,
-        "base_identity": identity,
-        "steps": experiment.train.max_train_steps,
-        "prediction_type": prediction_type,
-        "image_size": size,
-    }
-    models.save_model(run / MODEL, unet.cpu(), base, None, facts)
-
-
-def _out_of_memory(experiment: Experiment, device: torch.device) -> EnvironmentFault:
-    train = experiment.train
-    batch, accumulation = train.train_batch_size, train.gradient_accumulation_steps
-    half = max(batch // 2, 1)
-    return EnvironmentFault(
-        f"out of memory on {device} with train.train_batch_size={batch}",
-        why="the activations of one micro-batch do not fit; finished checkpoints are kept",
-        do=f"set train.train_batch_size={half} train.gradient_accumulation_steps={accumulation * batch // half} "
-        "(the same global batch) with --redo, or train.mixed_precision=bf16, or a smaller data.image_size",
+def _tell(run: Path, steps: int, outcome: Outcome) -> None:
+    pace = f"{outcome.seconds_per_step:.3f} s a step, " if outcome.seconds_per_step else ""
+    skipped = f", {outcome.skipped} steps skipped" if outcome.skipped else ""
+    say(
+        f"fine-tuned for {steps} steps: {pace}loss {outcome.loss:.4f} "
+        f"(mean of the last {min(LAST_STEPS, steps)}){skipped}; model in {run / MODEL}"
     )

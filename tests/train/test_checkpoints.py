@@ -12,10 +12,9 @@ from mvc.train.checkpoints import (
     TrainingState,
     checkpoints,
     load_newest,
-    optimizer_tensors,
-    restore_optimizer,
     save_checkpoint,
 )
+from mvc.train.optimizers import optimizer_tensors, restore_optimizer
 from tests.train.toy import normal
 
 SETTINGS = {"train.learning_rate": 1e-3, "run.seed": 0}

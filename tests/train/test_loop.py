@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from mvc.errors import NumericError, Stopped
 from mvc.stopping import flag
 from mvc.storage import read_json_lines
 from mvc.train.batches import Batch
+from mvc.train.checkpoints import best_checkpoint
 from mvc.train.ema import MovingAverage
-from mvc.train.loop import LOG, Schedule, fit, learning_rate_at, sample_losses
+from mvc.train.log import LOG, VALIDATION_LOG
+from mvc.train.loop import fit
+from mvc.train.objective import sample_losses
+from mvc.train.recipe import Schedule, learning_rate_at
+from mvc.train.step import Watch
 from tests.tiny_parts import sd_scheduler
 from tests.train.toy import make_batch, recipe, train, wide_unet
 
@@ -56,7 +62,7 @@ def test_learning_rates_are_those_of_diffusers_but_for_the_lost_first_step(sched
 def test_fit_is_a_plain_loop_of_adamw_with_clipping_and_average(tmp_path: Path) -> None:
     trained, outcome = train(tmp_path, max_train_steps=4, max_grad_norm=0.05)
     unet = wide_unet().train()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
     average = MovingAverage(unet.named_parameters(), 0.999)
     losses, norms = [], []
     for step, rate in enumerate((5e-4, 1e-3, 1e-3, 1e-3)):
@@ -178,21 +184,108 @@ def test_layouts_of_a_global_batch_give_the_same_training(tmp_path: Path) -> Non
         assert losses == pytest.approx([row[1] for row in log(tmp_path / "1")], rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+def poisoned_at(*steps: int) -> Callable[[Sequence[int]], Batch]:
+    """Batches of four with a NaN in some steps, counted from 1."""
+
     def poisoned(samples: Sequence[int]) -> Batch:
         batch = make_batch(samples)
-        if samples[0] == 12:
+        if samples[0] // 4 + 1 in steps:
             batch.noise[0] = float("nan")
         return batch
 
-    with pytest.raises(NumericError, match=r"not finite at step 4(.|\n)*last checkpoint is step-000002"):
-        train(tmp_path, poisoned)
-    assert [(row[0], row[1] is None) for row in log(tmp_path)] == [(1, False), (2, False), (3, False), (4, True)]
+    return poisoned
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained, outcome = train(tmp_path, poisoned_at(3), max_train_steps=4, lr_warmup_steps=0, use_ema=False)
+    assert outcome.skipped == 1 and "not finite at step 3, so that step is skipped" in capsys.readouterr().err
+    rows = read_json_lines(tmp_path / LOG)
+    assert [(row["loss"] is None, row["skipped"]) for row in rows] == [(index == 2, index == 2) for index in range(4)]
+    # Weights and moments are those of a training that never saw the third step.
+    unet = wide_unet().train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+    for step in (0, 1, 3):
+        sample_losses(unet, sd_scheduler(), make_batch(range(4 * step, 4 * step + 4))).mean().backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(value, unet.state_dict()[name], rtol=1e-5, atol=1e-7)
+    moments = stored(tmp_path, 4)["optimizer"]
+    assert {float(value) for name, value in moments.items() if name.endswith("/step")} == {3.0}
+
+
+def test_too_many_such_steps_end_the_training(tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match=r"in 2 steps, the last one step 4(.|\n)*last checkpoint is step-000002"):
+        train(tmp_path, poisoned_at(3, 4, 5, 6), max_skipped_steps=1)
     assert all(value.isfinite().all() for value in stored(tmp_path, 2)["unet"].values())
     # With the cause gone the same command goes on.
-    whole, _ = train(tmp_path / "whole")
-    again, _ = train(tmp_path)
+    whole, _ = train(tmp_path / "whole", max_skipped_steps=1)
+    again, _ = train(tmp_path, max_skipped_steps=1)
     assert equal(weights(again), weights(whole))
+
+
+def test_the_count_of_skipped_steps_outlives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flag, "signal", None)
+
+    def stopping(samples: Sequence[int]) -> Batch:
+        if samples[0] == 8:
+            flag.signal = 15
+        return poisoned_at(2)(samples)
+
+    with pytest.raises(Stopped):
+        train(tmp_path, stopping)
+    flag.signal = None
+    _, outcome = train(tmp_path, poisoned_at(2, 5))
+    assert outcome.skipped == 2
+
+
+def test_watchers_see_the_average_and_change_nothing(tmp_path: Path) -> None:
+    plain, _ = train(tmp_path / "plain")
+    seen: list[tuple[int, dict[str, torch.Tensor]]] = []
+    tracked: list[tuple[int, set[str]]] = []
+    losses = iter([5.0, 3.0, 4.0, float("nan")])
+
+    def draw(unet: Any, step: int) -> None:
+        seen.append((step, {name: value.detach().clone() for name, value in unet.named_parameters()}))
+
+    def track(values: Mapping[str, float], step: int) -> None:
+        tracked.append((step, set(values)))
+
+    watch = Watch(lambda unet: next(losses), "held-out images", draw, track)
+    unet, how = wide_unet(), recipe(validation_steps=100, sample_steps=4)
+    fit(unet, sd_scheduler(), make_batch, tmp_path / "watched", how, {"seed": 0}, Accelerator(cpu=True), watch)
+    assert equal(weights(unet), weights(plain))
+    assert [step for step, _ in seen] == [0, 4, 6]
+    assert equal(seen[1][1], stored(tmp_path / "watched", 4)["ema"])
+    assert equal(seen[2][1], weights(plain))
+    rows = read_json_lines(tmp_path / "watched" / VALIDATION_LOG)
+    assert [(row["step"], row["loss"]) for row in rows] == [(0, 5.0), (2, 3.0), (4, 4.0), (6, None)]
+    assert {row["on"] for row in rows} == {"held-out images"}
+    assert (4, {"validation_loss"}) in tracked and (3, {"loss", "learning_rate"}) in tracked
+    # The best one is kept beside the newest two.
+    kept = sorted(path.name for path in (tmp_path / "watched/checkpoints").iterdir())
+    assert kept == ["step-000002", "step-000004", "step-000006"]
+    best = best_checkpoint(tmp_path / "watched/checkpoints")
+    assert best is not None and best.name == "step-000002"
+
+
+def test_a_full_disk_is_no_end_while_steps_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = train(tmp_path / "whole", checkpoints_total_limit=3)
+    folder = tmp_path / "parts/checkpoints"
+
+    def filling(samples: Sequence[int]) -> Batch:
+        # A file in place of the folder that step 4 would be built in refuses it as a full disk does.
+        if samples[0] == 12:
+            (folder / f".tmp-{os.getpid()}-step-000004").symlink_to("/dev/full")
+        return make_batch(samples)
+
+    parts, _ = train(tmp_path / "parts", filling, checkpoints_total_limit=3)
+    assert "cannot write" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["step-000002", "step-000006"]
+    assert equal(weights(parts), weights(whole))
 
 
 def test_nothing_is_drawn_from_global_randomness(tmp_path: Path) -> None:

@@ -1,12 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,7 @@ from mvc.randomness import generator
 from mvc.storage import read_json_lines
 from mvc.train import stage
 from mvc.train.batches import Batch, Sampling, assemble
-from mvc.train.loop import sample_losses
+from mvc.train.objective import sample_losses
 from tests.tiny_parts import IMAGE_SIZE, LATENT_SIZE, WIDTH, write_pipeline
 from tests.train.small_run import experiment_for, write_run
 
@@ -106,7 +101,7 @@ def test_a_run_is_trained_and_opens_in_plain_diffusers(
     assert "fine-tuned for 6 steps:" in said and "s a step, loss" in said
     rows = read_json_lines(run / "logs/train.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert set(rows[0]) == {"step", "loss", "learning_rate", "seconds"}
+    assert set(rows[0]) == {"step", "loss", "learning_rate", "seconds", "skipped", "loss_by_timestep"}
     facts = json.loads((run / "model/mvc.json").read_text())
     assert facts["steps"] == 6 and facts["image_latents_scaled"] is False and facts["image_size"] == IMAGE_SIZE
     average = load_file(run / "checkpoints/step-000006/ema.safetensors")
@@ -208,59 +203,3 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     (run / "captions.jsonl").unlink()
     with pytest.raises(DataError, match="captions.jsonl is missing"):
         stage.run_train(run, experiment)
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from mvc.stopping import watching
-from mvc.train.stage import run_train
-from tests.train.small_run import experiment_for
-run = Path(sys.argv[1])
-print("up", flush=True)
-with watching():
-    run_train(run, experiment_for(run, max_train_steps=40, checkpointing_steps=5))
-"""
-
-
-def started(run: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "up\n"
-    return process
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_kills_at_any_moment_lose_nothing(tmp_path: Path) -> None:
-    expected = write_run(tmp_path / "whole")
-    experiment_for(expected)
-    with started(expected) as process:
-        start = time.monotonic()
-        assert process.wait() == 0
-    whole = time.monotonic() - start
-    wanted = (expected / "model/unet/diffusion_pytorch_model.safetensors").read_bytes()
-    random, kills = generator(0, "kills"), 0
-    for attempt in range(2):
-        run = write_run(tmp_path / f"killed{attempt}")
-        experiment_for(run)
-        for signal_number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None):
-            with started(run) as process:
-                if signal_number is not None:
-                    # By shares of the uninterrupted time, so that the first two kills hit on any machine.
-                    time.sleep(whole * (0.1 + 0.35 * float(torch.rand((), generator=random))))
-                    kills += process.poll() is None
-                    process.send_signal(signal_number)
-                process.wait()
-        assert process.returncode == 0
-        assert (run / "model/unet/diffusion_pytorch_model.safetensors").read_bytes() == wanted
-        steps = [row["step"] for row in read_json_lines(run / "logs/train.jsonl")]
-        assert steps == list(range(1, 41))
-        assert not list(run.rglob(".tmp-*"))
-    assert kills >= 4

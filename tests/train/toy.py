@@ -13,7 +13,8 @@ from mvc.diffusion import widen_conv_in
 from mvc.latents import Latents
 from mvc.randomness import generator
 from mvc.train.batches import Batch, ClassText, Materials, Sampling, assemble
-from mvc.train.loop import Outcome, Recipe, fit
+from mvc.train.loop import Outcome, fit
+from mvc.train.recipe import Recipe
 from tests.tiny_parts import LATENT_SIZE, WIDTH, sd_scheduler, tiny_unet
 
 LABELS = (0, 1, 0, 1, 0, 1, 1)
