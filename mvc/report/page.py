@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from mvc.errors import DataError
 from mvc.report import sections
 from mvc.storage import write_text
 
+from .grids import Grids, read_grids
 from .pictures import BLOCKS, GAP, columns_of, data_uri, find_samples, strip, tile_sides
-from .plots import accuracies, loss_curve
+from .plots import accuracies, loss_curve, timestep_curve
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def write_report(run: Path, experiment: Experiment) -> Path:
         "accuracy_plot": lambda: Markup(accuracies([(arm.name, arm.values) for arm in sections.results(run).arms])),
         "samples": partial(_gallery, run, experiment),
         "training": partial(_training, run),
+        "grids": partial(_grids, run),
         "data": partial(sections.data, run),
         "captions": partial(sections.captions, run, experiment.report.classes),
         "machine": partial(sections.machine, run),
@@ -98,9 +100,26 @@ def write_report(run: Path, experiment: Experiment) -> Path:
 
 
 def _training(run: Path) -> dict[str, object]:
-    """The loss curve, empty where no loss is finite, and the first step whose loss is not."""
-    found = sections.losses(run)
-    return {"plot": Markup(loss_curve(found.steps, found.values)) if found.steps else "", "bad": found.bad}
+    """The plots of the fine-tuning, empty where no loss is finite, and what went wrong in it."""
+    found, watched = sections.losses(run), sections.validation(run)
+    by_timestep = any(value for value in (*found.early, *found.late))
+    return {
+        "plot": Markup(loss_curve(found.steps, found.values, watched.steps, watched.values)) if found.steps else "",
+        "timesteps": Markup(timestep_curve(found.early, found.late)) if by_timestep else "",
+        "validated_on": watched.on if watched.steps else "",
+        "bad": found.bad,
+        "skipped": found.skipped,
+    }
+
+
+def _grids(run: Path) -> Grids:
+    """The samples drawn during the fine-tuning, their classes in words."""
+    found = read_grids(run)
+    if not (run / "data" / "index.jsonl").exists():
+        return found
+    dataset = load_index(run)
+    words = dict(zip(dataset.classes, dataset.words, strict=True))
+    return replace(found, classes=[words.get(name, name) for name in found.classes])
 
 
 def _gallery(run: Path, experiment: Experiment) -> Gallery:

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 INK, FAINT, REAL, OTHER = "#010203", "#010204", "#010205", "#010206"
@@ -55,12 +55,19 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
     return mean
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
+def loss_curve(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    validated: Sequence[int] = (),
+    validation: Sequence[float] = (),
+) -> str:
     """The loss over the training steps: raw values as points, their moving mean over 1/20 of them as a line.
 
     Args:
         steps: (n) with n >= 1, ascending.
         losses: (n), finite.
+        validated: (v) steps of the validation loss, ascending; drawn as a line with points of its own.
+        validation: (v), finite.
     """
     window = 2 * (len(losses) // 40) + 1
     every = -(-len(losses) // MOST_POINTS)
@@ -68,13 +75,60 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> str:
     with _style():
         figure, axes = _figure(300)
         axes.plot(steps[::every], losses[::every], "o", color=FAINT, markersize=2.2, markeredgewidth=0)
-        axes.plot(steps[::every], mean[::every], color=OTHER, linewidth=2)
+        axes.plot(steps[::every], mean[::every], color=OTHER, linewidth=2, label="training, moving mean")
+        label = f"Loss over {len(losses)} logged steps; moving mean {mean[0]:.3g} at first, {mean[-1]:.3g} at last"
+        if len(validated):
+            axes.plot(
+                validated,
+                validation,
+                "-o",
+                color=REAL,
+                linewidth=2,
+                markersize=5,
+                markeredgewidth=0,
+                label="validation",
+            )
+            axes.legend(frameon=False)
+            least = int(np.argmin(validation))
+            label += f"; validation loss {validation[0]:.3g} at first, {validation[-1]:.3g} at last"
+            label += f", least {validation[least]:.3g} at step {validated[least]}"
         axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        label = f"Loss over {len(losses)} logged steps; moving mean {mean[0]:.3g} at first, {mean[-1]:.3g} at last"
         return _svg(figure, "loss", label)
+
+
+def timestep_curve(early: Sequence[float | None], late: Sequence[float | None]) -> str:
+    """Mean loss in each part of the noise schedule, at the beginning and at the end of the training, on a log scale.
+
+    Args:
+        early: (b), one for each of b equal parts of the schedule, positive; None where there is none.
+        late: (b), likewise.
+    """
+    with _style():
+        figure, axes = _figure(300)
+        places = (np.arange(len(early)) + 0.5) * 100 / len(early)
+        for values, colour, label in ((early, FAINT, "first fifth of the steps"), (late, OTHER, "last fifth")):
+            heights = np.array([np.nan if not value else value for value in values], dtype=np.float64)
+            axes.plot(places, heights, "-o", color=colour, linewidth=2, markersize=5, markeredgewidth=0, label=label)
+        axes.set_yscale("log")
+        # Figures such as 0.05, whatever the range: powers of ten alone would leave most of these plots without any.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("timestep, per cent of the noise schedule")
+        axes.set_ylabel("loss")
+        axes.legend(frameon=False)
+        ends = "; ".join(
+            f"{name} {_told(values)}" for name, values in (("at the beginning", early), ("at the end", late))
+        )
+        return _svg(figure, "timesteps", f"Loss from the least noise to the most: {ends}")
+
+
+def _told(values: Sequence[float | None]) -> str:
+    return ", ".join("none" if value is None else f"{value:.3g}" for value in values)
 
 
 def accuracies(arms: Sequence[tuple[str, Sequence[float]]]) -> str:

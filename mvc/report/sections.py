@@ -46,11 +46,31 @@ class Results:
 
 @dataclass(frozen=True)
 class Losses:
-    """Finite losses and their steps, and the first step whose loss is not finite (null in the log)."""
+    """What the log of the fine-tuning says.
+
+    Attributes:
+        steps, values: finite losses and their steps.
+        bad: the first step whose loss is not finite (null in the log).
+        skipped: steps that changed nothing.
+        early, late: mean loss in each tenth of the noise schedule, over the first and the last fifth of the steps;
+            None where a part has no sample, and empty where the log has no such numbers.
+    """
 
     steps: list[int]
     values: list[float]
     bad: int | None
+    skipped: int = 0
+    early: tuple[float | None, ...] = ()
+    late: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Finite validation losses, their steps, and what images they were computed on."""
+
+    steps: list[int]
+    values: list[float]
+    on: str
 
 
 @dataclass(frozen=True)
@@ -149,11 +169,31 @@ def losses(run: Path) -> Losses:
     rows = read_json_lines(path, torn_tail=True)
     with _reading(path):
         points = [(int(row["step"]), math.nan if row["loss"] is None else float(row["loss"])) for row in rows]
+        bins = [row["loss_by_timestep"] for row in rows if "loss_by_timestep" in row]
+        part = -(-len(bins) // 5)
+        early, late = (_means(bins[:part]), _means(bins[-part:])) if bins else ((), ())
     if not points:
         raise DataError(absent)
     good = [point for point in points if math.isfinite(point[1])]
     bad = next((step for step, loss in points if not math.isfinite(loss)), None)
-    return Losses([step for step, _ in good], [loss for _, loss in good], bad)
+    skipped = sum(bool(row.get("skipped")) for row in rows)
+    return Losses([step for step, _ in good], [loss for _, loss in good], bad, skipped, early, late)
+
+
+def _means(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """Mean of each column of a table with gaps; None for a column that has none but gaps."""
+    columns = [[float(value) for value in column if value is not None] for column in zip(*rows, strict=True)]
+    return tuple(sum(column) / len(column) if column else None for column in columns)
+
+
+def validation(run: Path) -> Validation:
+    """The validation losses of the fine-tuning; none if it computes none."""
+    path = run / "logs" / "validation.jsonl"
+    rows = read_json_lines(path, torn_tail=True)
+    with _reading(path):
+        points = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"] is not None]
+        on = str(rows[-1]["on"]) if rows else ""
+    return Validation([step for step, _ in points], [loss for _, loss in points], on)
 
 
 def data(run: Path) -> Data:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mvc.report.grids import write_grid
 from mvc.storage import sha256_file, write_json, write_json_lines, write_text
 
 COLOURS = {"real": (200, 40, 30), "pretrained": (30, 160, 60), "finetuned": (40, 70, 210)}
@@ -70,6 +71,24 @@ def write_training(run: Path, steps: int = 60) -> None:
     write_json_lines(run / "logs" / "train.jsonl", rows)
     with open(run / "logs" / "train.jsonl", "a") as file:
         file.write('{"step": 61, "lo')
+
+
+def write_watched_training(run: Path, classes: list[str], steps: int = 50) -> None:
+    """run/logs as the train stage leaves them, steps 7 and 9 skipped, and samples at three steps."""
+    rows: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        bins = [None if place == step % 10 else 2.0**-place / step for place in range(10)]
+        row = {"step": step, "loss": None if step == 9 else 0.3 / step, "learning_rate": 1e-4, "seconds": 0.1}
+        rows.append({**row, "skipped": step in (7, 9), "loss_by_timestep": bins})
+    write_json_lines(run / "logs" / "train.jsonl", rows)
+    losses = [(0, 0.8), (20, None), (40, 0.25), (50, 0.5)]
+    write_json_lines(
+        run / "logs" / "validation.jsonl",
+        [{"step": step, "loss": loss, "on": "held-out images"} for step, loss in losses],
+    )
+    for step in (0, 25, 50):
+        tiles = [np.full((16, 16, 3), 5 * step + place, dtype=np.uint8) for place in range(len(classes))]
+        write_grid(run, step, classes, tiles, tiles)
 
 
 def write_images(run: Path, classes: list[str], synthetic: int = 6, preview: int = 4, side: int = 16) -> None:

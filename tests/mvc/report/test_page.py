@@ -25,6 +25,7 @@ from .made_up_run import (
     write_results,
     write_run,
     write_training,
+    write_watched_training,
 )
 
 CLASSES = ["one", "two"]
@@ -283,6 +284,41 @@ def test_losses_that_are_not_finite(tmp_path: Path) -> None:
     write_text(tmp_path / "logs" / "train.jsonl", rows[1])
     page = page_of(tmp_path)
     assert "the loss is not finite at step 2" in page.texts and not page.all("svg")
+
+
+def test_what_the_log_says_of_steps_and_timesteps(tmp_path: Path) -> None:
+    write_watched_training(tmp_path, CLASSES)
+    found = sections.losses(tmp_path)
+    assert (found.bad, found.skipped, len(found.steps)) == (9, 2, 49)
+    for values, steps in ((found.early, range(1, 11)), (found.late, range(41, 51))):
+        expected = [[2.0**-place / step for step in steps if step % 10 != place] for place in range(10)]
+        assert values == pytest.approx([sum(column) / len(column) for column in expected])
+    assert sections.validation(tmp_path) == sections.Validation([0, 40, 50], [0.8, 0.25, 0.5], "held-out images")
+    assert sections.validation(tmp_path / "other") == sections.Validation([], [], "")
+
+
+def test_page_shows_how_the_fine_tuning_went(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", CLASSES)
+    write_watched_training(run, CLASSES)
+    page = page_of(run)
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert labels[1].endswith("validation loss 0.8 at first, 0.5 at last, least 0.25 at step 40")
+    assert labels[2].startswith("Loss from the least noise to the most: at the beginning 0.")
+    assert "its moving mean; validation loss on held-out images." in page.text
+    assert "because a loss or a gradient was not finite: 2." in page.text
+    assert "From left to right: number one, number two." in page.text
+    alts = [image["alt"] for image in page.all("img")][6:]
+    assert alts == ["2 condition images", *(f"2 samples at step {step}" for step in (0, 25, 50))]
+    assert {(image["width"], image["height"]) for image in page.all("img")[6:]} == {("196", "96")}
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(names)) == len(names)
+    assert "No samples were drawn on the way: train.sample_steps is 0." not in page.texts
+
+
+def test_page_of_a_training_that_nothing_watched(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run", CLASSES))
+    assert "No samples were drawn on the way: train.sample_steps is 0." in page.texts
+    assert len(page.all("svg")) == 2 and "validation loss" not in page.text and "changed nothing" not in page.text
 
 
 def test_lost_images(tmp_path: Path) -> None:

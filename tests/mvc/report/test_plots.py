@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvc.randomness import numpy_generator
-from mvc.report.plots import MOST_POINTS, accuracies, loss_curve, smooth
+from mvc.report.plots import MOST_POINTS, accuracies, loss_curve, smooth, timestep_curve
 
 ARMS = [("real", [0.80, 0.82, 0.84]), ("two_phase", [0.90, 0.90, 0.90])]
 
@@ -52,6 +52,31 @@ def test_loss_points() -> None:
     assert 'aria-label="Loss over 3 logged steps; moving mean 0.4 at first, 0.1 at last"' in svg
 
 
+def test_validation_losses_share_the_axes_of_the_training_s() -> None:
+    svg = loss_curve([10, 20, 30], [0.4, 0.2, 0.1], [10, 30], [0.4, 0.2])
+    raw, validated = marks(svg, "--faint"), marks(svg, "--real")
+    # A legend repeats the marker of each line that has one; it comes last.
+    assert len(raw) == 3 and len(validated) == 3
+    assert validated[0] == pytest.approx(raw[0], abs=1e-3)
+    assert validated[1] == pytest.approx((raw[2][0], raw[1][1]), abs=1e-3)
+    assert ">validation<" in svg and ">training, moving mean<" in svg
+    assert "validation loss 0.4 at first, 0.2 at last, least 0.2 at step 30" in svg
+    assert ">validation<" not in loss_curve([10, 20], [0.4, 0.2])
+
+
+def test_losses_by_timestep_lie_on_a_log_scale() -> None:
+    svg = timestep_curve([1.0, 0.1, None, 0.01], [0.1, 0.01, 0.001, None])
+    early, late = marks(svg, "--faint")[:3], marks(svg, "--accent")[:3]
+    decade = early[1][1] - early[0][1]
+    assert decade > 20 and early[2][1] - early[1][1] == pytest.approx(decade, abs=1e-3)
+    assert [y - early[0][1] for _, y in late] == pytest.approx([decade, 2 * decade, 3 * decade], abs=1e-3)
+    width = late[1][0] - late[0][0]
+    assert late[2][0] - late[1][0] == pytest.approx(width, abs=1e-3)
+    assert [x - early[0][0] for x, _ in early] == pytest.approx([0, width, 3 * width], abs=1e-3)
+    assert "at the beginning 1, 0.1, none, 0.01; at the end 0.1, 0.01, 0.001, none" in svg
+    assert len(marks(timestep_curve([None, 0.5], [None, None]), "--faint")) == 2  # one point, one in the legend
+
+
 def test_long_logs_are_thinned() -> None:
     count = 2 * MOST_POINTS + 1
     svg = loss_curve(list(range(count)), [1.0] * count)
@@ -60,7 +85,8 @@ def test_long_logs_are_thinned() -> None:
 
 
 def test_colours_and_fonts_are_the_page_s() -> None:
-    for svg in (accuracies(ARMS), loss_curve([1, 2], [0.5, 0.4])):
+    curves = loss_curve([1, 2], [0.5, 0.4], [2], [0.6]), timestep_curve([0.5, 0.1], [0.4, None])
+    for svg in (accuracies(ARMS), *curves):
         colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
         assert not colours, colours
         assert "<text" in svg and "<style" not in svg and "<metadata" not in svg and "http" not in svg
