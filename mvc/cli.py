@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvc.errors import MvcError
+from mvc import processes
+from mvc.errors import ConfigError, MvcError
 
 if TYPE_CHECKING:
     from mvc.config import Experiment
@@ -39,6 +43,16 @@ Redo = Annotated[
     bool,
     typer.Option("--redo", help="Make stages whose settings or inputs changed again, and all after them."),
 ]
+NumProcesses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        metavar="N",
+        min=1,
+        help="Fine-tune in N processes on this machine, one a GPU; the result is the same.",
+        show_default=False,
+    ),
+]
 
 
 def _resolve(arguments: list[str] | None, data: str | None, dry_run: bool) -> Experiment:
@@ -63,6 +77,21 @@ def _run(until: str, arguments: list[str] | None, data: str | None, dry_run: boo
     if not worked:
         say(f"{experiment.run.dir}: everything was done before; nothing to do")
     return experiment
+
+
+def _launch(number: int | None, arguments: list[str] | None, data: str | None, dry_run: bool) -> None:
+    """Hand the command over to several processes, if so many are wanted and this is not one of them."""
+    if processes.several():
+        if number not in (None, processes.size()):
+            raise ConfigError(
+                f"--num-processes {number}, but a launcher has started {processes.size()} processes",
+                do="leave --num-processes out",
+            )
+    elif number is not None and number > 1:
+        from mvc.launch import launch
+
+        _resolve(arguments, data, dry_run)  # a wrong key is said once, before anything starts
+        raise typer.Exit(launch(number, sys.argv[1:]))
 
 
 def _show_results(run: Path) -> None:
@@ -98,6 +127,30 @@ def check(
 
 
 @app.command()
+def doctor() -> None:
+    """Look at this machine: packages, devices, optional packages, free room. Exit code 4 if something is broken."""
+    from rich.console import Console
+
+    from mvc.doctor import examine
+    from mvc.findings import is_broken, print_findings
+
+    findings = examine(Path.cwd())
+    print_findings(findings, Console())
+    if is_broken(findings):
+        raise typer.Exit(4)
+
+
+@app.command()
+def estimate(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False) -> None:
+    """Say what a run will take of memory, disk and time, from a few steps on random samples; writes nothing."""
+    from mvc.stopping import watching
+
+    experiment = _resolve(arguments, data, dry_run)
+    with watching():
+        import_module("mvc.train.estimate").run_estimate(experiment)
+
+
+@app.command()
 def caption(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
     """Write a caption for each training image into captions.jsonl."""
     experiment = _run("caption", arguments, data, dry_run, redo)
@@ -105,8 +158,15 @@ def caption(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fa
 
 
 @app.command()
-def train(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+def train(
+    arguments: Arguments = None,
+    data: Data = None,
+    dry_run: DryRun = False,
+    redo: Redo = False,
+    num_processes: NumProcesses = None,
+) -> None:
     """Fine-tune the diffusion model on same-class pairs; does what is missing before it."""
+    _launch(num_processes, arguments, data, dry_run)
     experiment = _run("train", arguments, data, dry_run, redo)
     print(f"model: {Path(experiment.run.dir) / 'model'}")
 
@@ -145,16 +205,46 @@ def status(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fal
     print_status(experiment)
 
 
-def main() -> None:
-    """Entry point: user errors become three lines and an exit code, never a traceback."""
+_INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt, which is a second signal."""
+
+
+def _command() -> int:
+    """Do the command; user errors become three lines and an exit code, never a traceback."""
     try:
+        processes.gather()
         app()
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            print("error: interrupted\ndo: run the same command again to go on", file=sys.stderr)
+            return 143
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except MvcError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("error: interrupted\ndo: run the same command again to go on", file=sys.stderr)
-        raise SystemExit(143) from None
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _join(word: Mapping[str, Any]) -> None:
+    from mvc.pipeline import join_stage
+
+    join_stage(word)
+
+
+def main() -> None:
+    """Entry point, of one process or of each of several."""
+    # Where bitsandbytes is installed, diffusers imports it, and it then warns of a kernel that nothing here uses.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    processes.watch_parent()
+    if processes.rank() > 0:
+        raise SystemExit(processes.follow(_join))
+    code = _command()
+    sys.stdout.flush()
+    processes.release(code)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -14,14 +15,35 @@ from typing import Any
 
 from mvc.config import Experiment
 from mvc.config_file import to_yaml
-from mvc.errors import ConfigError
+from mvc.errors import ConfigError, EnvironmentFault
 from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
 from mvc.preflight import check_experiment, check_splits
+from mvc.processes import release, together
 from mvc.progress import say
 from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
 
 INDEX, CAPTIONS, MODEL = "data/index.jsonl", "captions.jsonl", "model/manifest.json"
 SYNTHETIC, VERDICT = "synthetic/train/metadata.jsonl", "results/verdict.json"
+TRAIN_FREE = tuple(
+    f"train.{key}"
+    for key in (
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "max_skipped_steps",
+        "ema_device",
+        "attention",
+        "gradient_checkpointing",
+        "channels_last",
+        "compile",
+        "validation_samples",
+        "validation_steps",
+        "sample_steps",
+        "sample_images",
+        "report_to",
+        "publish",
+    )
+)
+"""Keys that say how to train and what to look at, not what comes out; checkpoints go on when they change."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +59,7 @@ class Stage:
         outputs: what `--redo` removes.
         free: keys that may change on a finished run: the stage then adds to what is there.
         anew: an unfinished one holds nothing that other settings could spoil.
+        shared: several processes do it together; process 0 does all others alone.
     """
 
     name: str
@@ -47,6 +70,7 @@ class Stage:
     outputs: tuple[str, ...]
     free: tuple[str, ...] = ()
     anew: bool = False
+    shared: bool = False
 
 
 STAGES = (
@@ -67,8 +91,9 @@ STAGES = (
         ("run.seed", "data.image_size", "mixing", "model", "train"),
         (INDEX, CAPTIONS),
         MODEL,
-        ("checkpoints", "model", "logs"),
-        ("train.checkpointing_steps", "train.checkpoints_total_limit"),
+        ("checkpoints", "model", "lora", "logs", "samples"),
+        TRAIN_FREE,
+        shared=True,
     ),
     Stage(
         "generate",
@@ -117,10 +142,15 @@ def _dependencies(run: Path, experiment: Experiment, stage: Stage) -> dict[str, 
     """Everything the stage's result depends on, as flat JSON values."""
     facts = flat_settings(experiment, stage.settings)
     facts.update({name: file_digest(run / name) for name in stage.inputs})
+    if stage.name == "train":
+        # How a step is cut into micro-batches changes nothing but memory and time.
+        facts["samples a step"] = facts.pop("train.train_batch_size") * facts.pop("train.gradient_accumulation_steps")
     if stage.name == "data":
         facts["files in data.path"] = place_digest(experiment.data.path)
     if stage.name in ("train", "generate"):
         facts["files of model.base"] = place_digest(experiment.model.base)
+        if experiment.model.config is not None:
+            facts["files of model.config"] = place_digest(experiment.model.config)
     if stage.name == "caption":
         # The embedded base brings its own captioner.
         facts["model.base is tiny"] = experiment.model.base == "tiny"
@@ -238,6 +268,8 @@ def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str
             entry = None
     if entry is not None and entry["state"] == "finished" and not changes and (run / stage.result).exists():
         say(f"{stage.name}: done before, nothing to do")
+        if stage.shared:
+            release(0)
         return False
     if changes:
         say(f"{stage.name}: goes on with {'; '.join(map(_short, changes))}")
@@ -245,12 +277,33 @@ def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str
     _note(run, experiment, record, stage, "started", now, spent)
     start = time.monotonic()
     try:
-        _run_function(stage)(run, experiment)
+        _do(run, experiment, stage)
     except BaseException:
-        _note(run, experiment, record, stage, "started", now, spent + time.monotonic() - start)
+        # On a full disk the time spent is lost, and not the error that says why.
+        with suppress(EnvironmentFault):
+            _note(run, experiment, record, stage, "started", now, spent + time.monotonic() - start)
         raise
     _note(run, experiment, record, stage, "finished", now, spent + time.monotonic() - start)
     return True
+
+
+def _do(run: Path, experiment: Experiment, stage: Stage) -> None:
+    if not stage.shared:
+        _run_function(stage)(run, experiment)
+        return
+    word = {"stage": stage.name, "run": str(run.resolve()), "experiment": experiment.model_dump(mode="json")}
+    with together(word):
+        _run_function(stage)(run, experiment)
+
+
+def join_stage(word: Mapping[str, Any]) -> None:
+    """Any process but 0: do a stage with it, on the run and with the experiment that it names.
+
+    Args:
+        word: what process 0 said: the name of the stage, the run folder, the experiment as JSON values.
+    """
+    stage = next(stage for stage in STAGES if stage.name == word["stage"])
+    _run_function(stage)(Path(word["run"]), Experiment.model_validate(word["experiment"]))
 
 
 def _note(

@@ -25,7 +25,7 @@ def test_dry_run_prints_the_whole_experiment_and_writes_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["run", "caption", "train", "generate", "classify", "report", "status"])
+@pytest.mark.parametrize("command", ["run", "caption", "train", "generate", "classify", "report", "status", "estimate"])
 def test_every_command_has_a_dry_run(command: str, tmp_path: Path) -> None:
     done = mvc(command, "digits", "--dry-run", folder=tmp_path)
     assert done.returncode == 0 and "max_train_steps" in done.stdout

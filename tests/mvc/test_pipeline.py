@@ -10,7 +10,7 @@ import pytest
 from mvc import pipeline
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError
-from mvc.pipeline import Stage, run_stages
+from mvc.pipeline import Stage, join_stage, run_stages
 
 CALLS: list[str] = []
 FAIL: set[str] = set()
@@ -149,3 +149,10 @@ def test_a_run_can_be_moved(tmp_path: Path) -> None:
     assert not run_stages(experiment(tmp_path / "b"), "second")
     for path in (tmp_path / "b").rglob("*.json"):
         assert str(tmp_path) not in path.read_text()
+
+
+def test_another_process_does_the_named_stage_alone_and_writes_no_record(tmp_path: Path) -> None:
+    wanted = experiment(tmp_path, run={"seed": 7})
+    join_stage({"stage": "first", "run": str(tmp_path), "experiment": wanted.model_dump(mode="json")})
+    assert CALLS == ["first"] and (tmp_path / "one" / "out.txt").read_text() == "seed 7"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
