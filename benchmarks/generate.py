@@ -1,8 +1,7 @@
 """Generation: diffusers' InstructPix2Pix pipeline image by image against the batched loop with 3 and with 2 passes.
 
 Same weights, noise, texts and condition latents on both sides; a Stable Diffusion of 9 million parameters whose
-parts take the same shares of the time as those of Stable Diffusion 1.5. The three are timed in turn, so that a busy
-machine slows all of them; the ratio is the median over rounds. Fails below the gates.
+parts take the same shares of the time as those of Stable Diffusion 1.5.
 """
 
 from __future__ import annotations
@@ -21,35 +20,17 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from mvc.denoise import decode, denoise, make_scheduler
 from mvc.diffusion import GuidanceTerm, guidance_terms
-from mvc.generate.denoise import decode, denoise, make_scheduler
 from mvc.randomness import generator, seeded_global
 
+from .results import Gate, Section, Table, finish, parser
+from .steps import RATIO_SHAPE
+
 IMAGES, BATCH, STEPS, ROUNDS = 24, 8, 6, 5
+REFERENCE = "pipeline, image by image"
 GATES = {"3 passes": 1.3, "2 passes": 1.9}
-
-
-def unet_and_vae() -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """Random weights; speed does not depend on them."""
-    with seeded_global(0, "benchmark weights"):
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            in_channels=8,
-            out_channels=4,
-            block_out_channels=(32, 64, 128, 128),
-            layers_per_block=2,
-            cross_attention_dim=64,
-            attention_head_dim=4,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(12, 24, 48, 48),
-            layers_per_block=2,
-            norm_num_groups=4,
-            sample_size=128,
-        )
-    return unet.eval(), vae.eval()
+TOLERANCE = 1e-4
 
 
 def draw(purpose: str, *shape: int) -> torch.Tensor:
@@ -57,30 +38,40 @@ def draw(purpose: str, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator(0, purpose))
 
 
-def main() -> int:
-    """Time, print and judge; returns the exit code."""
-    torch.set_num_threads(1)
-    unet, vae = unet_and_vae()
-    config = UniPCMultistepScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    ).config
-    noise, image_latents = draw("noise", IMAGES, 4, 16, 16), draw("image", IMAGES, 4, 16, 16)
-    text, null = draw("text", IMAGES, 77, 64), draw("null", 77, 64)
+class Arms:
+    """Models, inputs and the ways to make images of them."""
 
-    # The pipeline never calls its text encoder here: it gets embeddings.
-    parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
-    pipeline = StableDiffusionInstructPix2PixPipeline(
-        vae=vae, unet=unet, scheduler=make_scheduler("unipc", config), requires_safety_checker=False, **parts
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    def __init__(self) -> None:
+        with seeded_global(0, "benchmark weights"):
+            self.unet: Any = UNet2DConditionModel(sample_size=16, in_channels=8, out_channels=4, **RATIO_SHAPE.unet)
+            self.vae: Any = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                sample_size=128,
+                **RATIO_SHAPE.vae,
+            )
+        self.unet.eval()
+        self.vae.eval()
+        kind: Any = UniPCMultistepScheduler
+        self.config = kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1).config
+        self.noise, self.image_latents = draw("noise", IMAGES, 4, 16, 16), draw("image", IMAGES, 4, 16, 16)
+        self.text, self.null = draw("text", IMAGES, 77, 64), draw("null", 77, 64)
+        # The pipeline never calls its text encoder here: it gets embeddings.
+        parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+        scheduler, pipeline = make_scheduler("unipc", self.config), StableDiffusionInstructPix2PixPipeline
+        self.pipeline: Any = pipeline(
+            vae=self.vae, unet=self.unet, scheduler=scheduler, requires_safety_checker=False, **parts
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
 
-    def one_by_one(output_type: str = "pt", image_scale: float = 1.5) -> torch.Tensor:
+    def one_by_one(self, output_type: str = "pt", image_scale: float = 1.5) -> torch.Tensor:
+        """All images by diffusers' pipeline, one at a time."""
         images = [
-            pipeline(
-                image=image_latents[number : number + 1],
-                prompt_embeds=text[number : number + 1],
-                negative_prompt_embeds=null[None],
-                latents=noise[number : number + 1].clone(),
+            self.pipeline(
+                image=self.image_latents[number : number + 1],
+                prompt_embeds=self.text[number : number + 1],
+                negative_prompt_embeds=self.null[None],
+                latents=self.noise[number : number + 1].clone(),
                 num_inference_steps=STEPS,
                 guidance_scale=7.5,
                 image_guidance_scale=image_scale,
@@ -90,42 +81,71 @@ def main() -> int:
         ]
         return torch.cat(images)
 
-    def latents(terms: list[GuidanceTerm], start: int) -> torch.Tensor:
+    def latents(self, terms: list[GuidanceTerm], start: int) -> torch.Tensor:
+        """Latents of a batch by our loop."""
         part = slice(start, start + BATCH)
-        scheduler = make_scheduler("unipc", config)
-        return denoise(unet, scheduler, noise[part], text[part], null, image_latents[part], terms, STEPS)
+        scheduler, noise, condition = make_scheduler("unipc", self.config), self.noise[part], self.image_latents[part]
+        return denoise(self.unet, scheduler, noise, self.text[part], self.null, condition, terms, STEPS)
 
-    def batched(terms: list[GuidanceTerm]) -> torch.Tensor:
-        return torch.cat([decode(vae, latents(terms, start)) for start in range(0, IMAGES, BATCH)])
+    def all_latents(self, terms: list[GuidanceTerm]) -> torch.Tensor:
+        """Latents of all images by our loop."""
+        return torch.cat([self.latents(terms, start) for start in range(0, IMAGES, BATCH)])
 
+    def batched(self, terms: list[GuidanceTerm]) -> torch.Tensor:
+        """All images by our loop."""
+        return torch.cat([decode(self.vae, self.latents(terms, start)) for start in range(0, IMAGES, BATCH)])
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference, relative to one plus the value."""
+    return float(((ours - theirs).abs() / (1 + theirs.abs())).max())
+
+
+def measure(rounds: int) -> Section:
+    """Compare the latents, then time the three ways in turn."""
+    torch.set_num_threads(1)
+    arms = Arms()
     dual, paper = guidance_terms("dual", 7.5, 1.5), guidance_terms("paper", 7.5)
-    agree = True
-    for label, terms, scale in (("3 passes", dual, 1.5), ("2 passes", paper, 7.5)):
-        ours = torch.cat([latents(terms, start) for start in range(0, IMAGES, BATCH)])
-        theirs = one_by_one("latent", scale)
-        close = torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
-        agree = agree and close
-        difference = float((ours - theirs).abs().max())
-        print(f"{label}: latents equal the pipeline's at 1e-4: {close} (largest difference {difference:.1e})")
-
-    arms: dict[str, Callable[[], torch.Tensor]] = {
-        "pipeline": one_by_one,
-        "3 passes": lambda: batched(dual),
-        "2 passes": lambda: batched(paper),
+    gates = [
+        Gate(
+            f"{label}: largest difference of the latents",
+            difference(arms.all_latents(terms), arms.one_by_one("latent", scale)),
+            high=TOLERANCE,
+        )
+        for label, terms, scale in (("3 passes", dual, 1.5), ("2 passes", paper, 7.5))
+    ]
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        REFERENCE: arms.one_by_one,
+        "3 passes": lambda: arms.batched(dual),
+        "2 passes": lambda: arms.batched(paper),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(ROUNDS):
-        for name, arm in arms.items():
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
             start = time.perf_counter()
-            arm()
+            way()
             seconds[name].append(time.perf_counter() - start)
-    print(f"pipeline, image by image: {IMAGES / statistics.median(seconds['pipeline']):.2f} images/s")
-    for name, gate in GATES.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds["pipeline"], seconds[name], strict=True))
-        rate = IMAGES / statistics.median(seconds[name])
-        agree = agree and ratio >= gate
-        print(f"{name}, batch {BATCH}: {rate:.2f} images/s, {ratio:.2f} times the pipeline (gate {gate})")
-    return 0 if agree else 1
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(seconds[REFERENCE], times, strict=True))
+        for name, times in seconds.items()
+    }
+    rows = tuple(
+        (name, f"{IMAGES / statistics.median(times):.2f}", f"{ratios[name]:.2f}") for name, times in seconds.items()
+    )
+    return Section(
+        title="Generation",
+        how="diffusers' `StableDiffusionInstructPix2PixPipeline` image by image against our loop in batches of "
+        f"{BATCH}: {IMAGES} images of 128 px, {STEPS} steps of UniPC, decoding included, {rounds} rounds. Three passes "
+        "are the pipeline's guidance, two are the paper's (Eq. 6), which the pipeline computes with three.",
+        tables=(Table(("way", "images/s", "ratio"), rows),),
+        gates=(*gates, *(Gate(f"{name}, times as fast", ratios[name], low=low) for name, low in GATES.items())),
+    )
+
+
+def main() -> int:
+    """Measure, print, and return the exit code."""
+    options = parser(__doc__, ROUNDS).parse_args()
+    return finish(measure(options.rounds), options)
 
 
 if __name__ == "__main__":

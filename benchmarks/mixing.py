@@ -1,6 +1,6 @@
 """MVC: Algorithm 1 row by row in torch against a plan and a batched gather; also the cost of a large plan.
 
-Prints one line and leaves with 1 below a gate. Both sides draw their own integers and fill batches of 64
+Both sides draw their own integers and fill batches of 64
 embeddings; the batched side must also rebuild the other side's rows to the bit from their records.
 """
 
@@ -17,6 +17,8 @@ import torch
 
 from mvc.mixing import MixingPlan, apply_plan, draw_plan
 from mvc.randomness import generator
+
+from .results import Gate, Section, Table, finish, parser
 
 ROUNDS, IMAGES, BATCH, CAPTIONS = 7, 2000, 64, 30
 COARSE, FINE = 2, 8
@@ -73,45 +75,64 @@ def seconds(mix: Callable[[torch.Tensor, int, int], object], embeddings: torch.T
     return time.perf_counter() - start
 
 
-def ratio(rows: int, columns: int) -> float:
-    """Median over interleaved rounds of row-by-row time over batched time."""
+def times(rows: int, columns: int, rounds: int) -> list[tuple[float, float]]:
+    """Seconds row by row and batched, in turn."""
     embeddings = torch.randn((CAPTIONS, rows, columns), generator=generator(0, "benchmark embeddings"))
     mixed, recipes = row_by_row(embeddings, 0, BATCH)
     if not torch.equal(apply_plan(MixingPlan.from_rows(recipes), embeddings), mixed):
         sys.exit("mixing: the batched rows differ from the row-by-row ones")
     batched(embeddings, 0, BATCH)
-    return statistics.median(seconds(row_by_row, embeddings) / seconds(batched, embeddings) for _ in range(ROUNDS))
+    return [(seconds(row_by_row, embeddings), seconds(batched, embeddings)) for _ in range(rounds)]
 
 
-def large_plan() -> tuple[float, float]:
+def large_plan(rounds: int) -> tuple[float, float]:
     """Median seconds and peak MiB of drawing 100,000 plans."""
 
     def draw() -> MixingPlan:
         return draw_plan(0, "class", range(100_000), CAPTIONS, 77, 768, COARSE, FINE)
 
-    times = []
-    for _ in range(ROUNDS):
+    spent = []
+    for _ in range(rounds):
         start = time.perf_counter()
         draw()
-        times.append(time.perf_counter() - start)
+        spent.append(time.perf_counter() - start)
     tracemalloc.start()
     draw()
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    return statistics.median(times), peak
+    return statistics.median(spent), peak
+
+
+def measure(rounds: int) -> Section:
+    """Both ways in turn at two sizes, and the cost of a large plan."""
+    torch.set_num_threads(1)
+    duration, peak = large_plan(rounds)
+    rows, gates = [], []
+    for size in SIZES:
+        name = f"{size[0]} x {size[1]}"
+        found = times(*size, rounds)
+        slow, fast = (1e6 * statistics.median(column) / IMAGES for column in zip(*found, strict=True))
+        ratio = statistics.median(one / other for one, other in found)
+        rows.append((name, f"{slow:.0f}", f"{fast:.0f}", f"{ratio:.1f}"))
+        gates.append(Gate(f"batched mixing at {name}, times as fast", ratio, low=LEAST_RATIO))
+    return Section(
+        title="Mixing",
+        how=f"Algorithm 1 row by row in torch against a plan and a batched gather: {IMAGES} embeddings in batches of "
+        f"{BATCH} from {CAPTIONS} captions, {COARSE} coarse and {FINE} fine replacements each, {rounds} rounds. The "
+        "batched side must rebuild the other's rows to the bit from their records.",
+        tables=(Table(("embedding", "row by row, us", "batched, us", "ratio"), tuple(rows)),),
+        gates=(
+            *gates,
+            Gate("plan of 100,000 embeddings", duration, high=PLAN_SECONDS, unit=" s"),
+            Gate("its peak memory", peak, high=PLAN_MIB, unit=" MiB"),
+        ),
+    )
 
 
 def main() -> int:
-    """Measure, print one line, and return the exit code."""
-    torch.set_num_threads(1)
-    duration, peak = large_plan()
-    ratios = [ratio(*size) for size in SIZES]
-    parts = [f"{rows}x{columns} {value:.1f}x" for (rows, columns), value in zip(SIZES, ratios, strict=True)]
-    print(
-        f"mixing: batched against row by row: {', '.join(parts)} (gate {LEAST_RATIO:g}x); "
-        f"plan of 100,000: {duration:.2f} s (gate {PLAN_SECONDS:g} s), peak {peak:.0f} MiB (gate {PLAN_MIB:g} MiB)"
-    )
-    return int(min(ratios) < LEAST_RATIO or duration > PLAN_SECONDS or peak > PLAN_MIB)
+    """Measure, print, and return the exit code."""
+    options = parser(__doc__, ROUNDS).parse_args()
+    return finish(measure(options.rounds), options)
 
 
 if __name__ == "__main__":
