@@ -102,9 +102,11 @@ class ModelSection(Section):
     """The pre-trained Stable Diffusion."""
 
     base: str = "tiny"
-    """`tiny` (embedded), a local diffusers folder, or a hub id."""
+    """`tiny` (embedded), a diffusers folder, a .safetensors file in the original layout, or a hub id."""
     revision: str | None = None
     """Revision of a hub id."""
+    config: str | None = None
+    """For a file: folder or hub id of its configurations and tokenizer; the usual one of its kind when absent."""
     image_latents_scaled: bool = False
     """Multiply the condition latents by the VAE's scaling factor; InstructPix2Pix weights expect no."""
 
@@ -138,12 +140,42 @@ class TrainSection(Section):
     """u: text alone, both, and image alone are dropped with this probability each."""
     pairing: Literal["same_class", "self"] = "same_class"
     """same_class: x' is another image of the class; self: x' = x, the paper's first attempt."""
+    max_skipped_steps: Count = 10
+    """Steps whose loss or gradient is not finite are skipped and counted; one more than these ends the training."""
+    method: Literal["full", "lora"] = "full"
+    """full: all weights of the UNet; lora: low-rank additions (peft) and the whole first convolution."""
+    lora_rank: Positive = 16
+    """lora: rank of the additions."""
+    lora_alpha: Rate | None = None
+    """lora: their scale is lora_alpha / lora_rank; lora_rank when absent."""
+    lora_targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
+    """lora: names, or ends of names, of the layers that get one."""
+    lora_dora: bool = False
+    """lora: also learn the length of each weight column (DoRA)."""
+    snr_gamma: Rate | None = None
+    """Gamma of the min-SNR weights of the loss, usually 5; all timesteps count alike when absent."""
+    noise_offset: Annotated[float, Field(ge=0.0)] = 0.0
+    """Standard deviation of what is added to the noise of a whole channel, for very dark or bright images."""
+    rescale_betas_zero_snr: bool = False
+    """End the noise schedule at pure noise; for v-prediction only."""
     use_ema: bool = True
     """Publish the moving average of the weights."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Largest decay of the moving average; it warms up from 0.1."""
+    ema_device: Literal["model", "cpu"] = "model"
+    """Where the moving average lies; cpu saves the accelerator's memory and costs time."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the forward and backward pass."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps the moments in a quarter of the memory; it needs bitsandbytes."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """Implementation of attention; xformers needs its package and a CUDA device."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice in place of keeping them: less memory, a third more work."""
+    channels_last: bool = False
+    """Keep images channels last in memory; faster on NVIDIA GPUs at half precision."""
+    compile: bool = False
+    """torch.compile the UNet: minutes at the start, faster steps."""
     random_flip: bool = False
     """Mirror x and x' independently; wrong for digits, text and laterality."""
     random_crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -153,7 +185,21 @@ class TrainSection(Section):
     checkpointing_steps: Positive = 250
     """A checkpoint every so many steps."""
     checkpoints_total_limit: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept; never fewer than two."""
+    """Newest checkpoints kept, never fewer than two; the best one is kept besides."""
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Share of each class's training images that is kept from fine-tuning for the validation loss, rounded down."""
+    validation_samples: Count = 64
+    """Fixed samples of the validation loss; 0 computes none, and validation_share should be 0 then."""
+    validation_steps: Positive = 100
+    """The validation loss every so many steps, and at each checkpoint."""
+    publish: Literal["last", "best"] = "last"
+    """Publish the last weights, or those of the checkpoint with the least validation loss."""
+    sample_steps: Count = 0
+    """Draw the same few images every so many steps, to look at; 0 draws none."""
+    sample_images: Positive = 8
+    """How many images that is."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "swanlab", "trackio"]] = []
+    """Also send the log to these trackers, through accelerate; run/logs/train.jsonl is always written."""
 
 
 class GenerateSection(Section):
