@@ -9,8 +9,9 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/mvc run configs/digits.yaml
 
+# One thread: on toy models more of them mostly wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,7 +32,7 @@ demo-quality: demo
 
 # The long tests: kills at random moments, the whole job on real images.
 drills: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # Trains the embedded models again (about an hour on two cores); the shipped ones lie in mvc/tiny/weights.
 tiny: $(STAMP)
