@@ -137,7 +137,7 @@ def test_one_process_goes_on_with_what_two_had_saved_at_a_signal(launcher: str, 
     assert said.count("error: stopped by a signal; the checkpoint of step") == 1, said
     (saved,) = (run / "checkpoints").iterdir()
     manifest = verified_manifest(saved)
-    assert manifest is not None and manifest["step"] >= 25
+    assert manifest is not None and manifest["step"] >= 1
     process = start("one", experiment)
     wait_for_steps(run, process, manifest["step"])
     process.send_signal(signal.SIGTERM)
