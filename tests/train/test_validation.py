@@ -242,7 +242,7 @@ accelerator.state.destroy_process_group()
 
 @pytest.mark.slow
 def test_processes_share_the_work(tmp_path: Path) -> None:
-    """Five batches on two processes: three passes each, and the value of one process to the bit."""
+    """Five batches on two processes: three passes each, and the value of one process."""
     script, out = tmp_path / "script.py", tmp_path / "loss"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), str(out)]
@@ -251,4 +251,7 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = [Path(f"{out}-{process}").read_text() for process in range(2)]
     expected = loss_of(wide_unet(), fixed_batches(materials(), sampling(), [2, 3], 10, 2))
-    assert found == [f"{expected!r} 3"] * 2
+    assert found[0] == found[1]
+    value, passes = found[0].split()
+    # This process may have other threads than those two.
+    assert float(value) == pytest.approx(expected, rel=1e-6) and passes == "3"
