@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/mvc run configs/digits.yaml
 
-# One thread: on toy models more of them mostly wait for each other.
+# One thread: on toy models a second one gains nothing, and on a busy machine threads wait for each other.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
