@@ -5,6 +5,7 @@ Each figure is the slope of log processor time over log number at N, 2N, 4N and 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import statistics
@@ -52,10 +53,15 @@ def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of the processor in one call: other processes and the disk do not count."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    """Seconds of the processor in one call: other processes, the disk and Python's garbage do not count."""
+    gc.collect()
+    gc.disable()  # as timeit does it: a collection of all that torch has made takes longer than what is measured
+    try:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    finally:
+        gc.enable()
 
 
 def seconds_of(work: Work) -> list[float]:
