@@ -49,7 +49,7 @@ def prepare_unet(unet: Any, attention: Attention, gradient_checkpointing: bool, 
     if attention == "xformers":
         try:
             unet.enable_xformers_memory_efficient_attention()
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # its kernels were built for another torch
+        except (RuntimeError, ValueError) as error:  # its kernels were built for another torch
             raise EnvironmentFault(
                 "xformers does not run here",
                 why=" ".join(str(error).split())[:200],
