@@ -19,12 +19,12 @@ class GuidanceTerm:
     Attributes:
         text: conditioned on the text embedding; on the empty text's otherwise.
         image: conditioned on the image latents; on zero latents otherwise.
-        coefficient: factor of the pass; those of all passes add up to 1.
+        coefficient: factor of the pass, or one for each image of the batch; those of all passes add up to 1.
     """
 
     text: bool
     image: bool
-    coefficient: float
+    coefficient: float | tuple[float, ...]
 
 
 def widen_conv_in(unet: Any) -> None:
@@ -163,36 +163,67 @@ def conditioning_dropout(uniform: Tensor, probability: float) -> tuple[Tensor, T
 
 
 def guidance_terms(
-    guidance: Literal["paper", "dual"], guidance_scale: float, image_guidance_scale: float = 1.0
+    guidance: Literal["paper", "dual"],
+    guidance_scale: float | Sequence[float],
+    image_guidance_scale: float | Sequence[float] = 1.0,
 ) -> list[GuidanceTerm]:
-    """The passes of a guided prediction and their coefficients; passes that would count 0 times are left out.
+    """The passes of a guided prediction and their coefficients; passes that count 0 times for all images are left out.
 
     Args:
         guidance: `paper` is Eq. (6), w e(T, I) + (1 - w) e(0, 0); `dual` guides text and image apart,
             e(0, 0) + s_I [e(0, I) - e(0, 0)] + s_T [e(T, I) - e(0, I)].
-        guidance_scale: w or s_T, at least 0; no value switches guidance off but 1.
-        image_guidance_scale: s_I, at least 0; used by `dual` alone.
+        guidance_scale: w or s_T, at least 0; no value switches guidance off but 1. One number, or one for each image.
+        image_guidance_scale: s_I, at least 0, likewise; used by `dual` alone.
+
+    Raises:
+        ValueError: there are more scales of one kind than of the other.
     """
-    scale = image_guidance_scale if guidance == "dual" else guidance_scale
+    texts = _for_each_image(guidance_scale)
+    images = _for_each_image(image_guidance_scale) if guidance == "dual" else texts
+    count = max(len(texts), len(images))
+    scales = list(zip(_repeated(texts, count), _repeated(images, count), strict=True))
     # Both at once, because Eq. (6) is the second form with s_T = s_I = w:
     # e = s_T e(T, I) + (s_I - s_T) e(0, I) + (1 - s_I) e(0, 0)
-    terms = [
-        GuidanceTerm(True, True, guidance_scale),
-        GuidanceTerm(False, True, scale - guidance_scale),
-        GuidanceTerm(False, False, 1.0 - scale),
-    ]
-    return [term for term in terms if term.coefficient != 0.0]
+    return _terms(
+        (True, True, [text for text, _ in scales]),
+        (False, True, [image - text for text, image in scales]),
+        (False, False, [1.0 - image for _, image in scales]),
+    )
 
 
-def text_guidance_terms(guidance_scale: float) -> list[GuidanceTerm]:
-    """Guidance of a text-to-image UNet without image latents: w e(T) + (1 - w) e(0)."""
-    terms = [GuidanceTerm(True, False, guidance_scale), GuidanceTerm(False, False, 1.0 - guidance_scale)]
-    return [term for term in terms if term.coefficient != 0.0]
+def text_guidance_terms(guidance_scale: float | Sequence[float]) -> list[GuidanceTerm]:
+    """Guidance of a text-to-image UNet without image latents: w e(T) + (1 - w) e(0); w as in `guidance_terms`."""
+    scales = _for_each_image(guidance_scale)
+    return _terms((True, False, scales), (False, False, [1.0 - scale for scale in scales]))
+
+
+def _for_each_image(scale: float | Sequence[float]) -> list[float]:
+    return [float(scale)] if isinstance(scale, int | float) else [float(one) for one in scale]
+
+
+def _repeated(scales: list[float], count: int) -> list[float]:
+    return scales * count if len(scales) == 1 else scales
+
+
+def _terms(*passes: tuple[bool, bool, list[float]]) -> list[GuidanceTerm]:
+    """Terms of the passes that count; equal coefficients become one number, so that equal images are equal jobs."""
+    terms = []
+    for text, image, coefficients in passes:
+        if any(coefficient != 0.0 for coefficient in coefficients):
+            same = len(set(coefficients)) == 1
+            terms.append(GuidanceTerm(text, image, coefficients[0] if same else tuple(coefficients)))
+    return terms
 
 
 def combine(terms: Sequence[GuidanceTerm], predictions: Sequence[Tensor]) -> Tensor:
     """Add up the passes of `guidance_terms`, each (B, C, h, w), in their order."""
-    total = terms[0].coefficient * predictions[0]
+    total = _factor(terms[0], predictions[0]) * predictions[0]
     for term, prediction in zip(terms[1:], predictions[1:], strict=True):
-        total = total + term.coefficient * prediction  # Eq. (6)
+        total = total + _factor(term, prediction) * prediction  # Eq. (6)
     return total
+
+
+def _factor(term: GuidanceTerm, prediction: Tensor) -> float | Tensor:
+    if isinstance(term.coefficient, tuple):
+        return prediction.new_tensor(term.coefficient).view(-1, *[1] * (prediction.dim() - 1))
+    return term.coefficient

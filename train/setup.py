@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from mvc import models
+from mvc.compiling import require_compiler
 from mvc.config import Experiment
 from mvc.diffusion import end_at_pure_noise, widen_conv_in
 from mvc.errors import ConfigError, EnvironmentFault
@@ -21,7 +22,7 @@ from .lora import add_lora
 from .optimizers import require_optimizer
 from .recipe import Recipe
 from .tracking import require_trackers
-from .unet_setup import require_attention, require_compiler
+from .unet_setup import require_attention
 
 _WAIT = timedelta(hours=12)
 """How long processes wait for the first one to fill the caches; one that dies is noticed by whoever started them."""
@@ -36,7 +37,7 @@ def require_settings(experiment: Experiment) -> None:
     require_attention(train.attention)
     require_trackers(train.report_to)
     if train.compile:
-        require_compiler()
+        require_compiler("train.compile")
 
 
 def make_accelerator(experiment: Experiment) -> Accelerator:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mvc.compiling import compiled
 from mvc.diffusion import min_snr_weights
 from mvc.processes import sharded
 from mvc.progress import say
@@ -26,7 +27,6 @@ from .objective import bin_sums, sample_losses
 from .optimizers import make_optimizer, restore_optimizer
 from .recipe import Recipe, learning_rate_at
 from .sharding import like, whole
-from .unet_setup import compiled
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def begin(
         accelerator.device,
     )
     # Sharding exchanges the parameters, so whatever looks at them comes afterwards.
-    model, optimizer = accelerator.prepare(compiled(unet) if recipe.compile else unet, optimizer)
+    model, optimizer = accelerator.prepare(compiled(unet, "train.compile") if recipe.compile else unet, optimizer)
     if state is not None:
         _restore_weights(unet, state)
         restore_optimizer(optimizer, [name for name, _ in trained(unet)], state.optimizer)

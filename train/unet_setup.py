@@ -1,9 +1,7 @@
-"""How the UNet computes: attention, memory and compilation. None of it changes what is computed beyond rounding."""
+"""How the UNet computes: attention and memory. None of it changes what is computed beyond rounding."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -63,34 +61,3 @@ def prepare_unet(unet: Any, attention: Attention, gradient_checkpointing: bool, 
             if getattr(layer, "lora_magnitude_vector", None):  # peft's DoRA views the factors as matrices
                 for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
                     factor.to(memory_format=torch.contiguous_format)
-
-
-def require_compiler() -> None:
-    """Find before a long start whether torch.compile has the C++ compiler that it calls.
-
-    Raises:
-        EnvironmentFault: there is none.
-    """
-    names = [os.environ.get("CXX", ""), "g++", "clang++"]
-    if not any(name and shutil.which(name) for name in names):
-        raise EnvironmentFault(
-            "train.compile=true needs a C++ compiler",
-            why="neither $CXX nor g++ nor clang++ was found",
-            do="install g++, or set train.compile=false",
-        )
-
-
-def compiled(unet: Any) -> Any:
-    """Wrap a UNet so that its first forward pass compiles it, which takes minutes.
-
-    The wrapper shares the UNet's parameters and prefixes their names with `_orig_mod.`: names, saving and loading
-    go by the UNet itself. Another batch size or image size compiles once more.
-
-    Args:
-        unet: as `prepare_unet` leaves it, on its device.
-
-    Raises:
-        EnvironmentFault: there is no C++ compiler.
-    """
-    require_compiler()
-    return torch.compile(unet)

@@ -13,82 +13,24 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from mvc.denoise import SCHEDULERS, decode, denoise, make_scheduler, usable
+from mvc.denoise import SCHEDULERS, decode, make_scheduler
 from mvc.diffusion import guidance_terms, text_guidance_terms
-from mvc.embeddings import time_ids
-from mvc.randomness import generator
-from tests.mvc.text_models import clip_tokenizer, second_text_encoder, text_encoder
-from tests.tiny_parts import (
-    IMAGE_SIZE,
-    LATENT_SIZE,
-    WIDTH,
-    WIDTH_2,
-    sd_scheduler,
-    tiny_unet,
-    tiny_vae,
-    tiny_xl_unet,
-)
-
-STEPS, BATCH, TOKENS = 5, 8, 77
+from tests.mvc.denoising import BATCH, STEPS, from_pipeline, part, parts, plain_inputs, run, xl_inputs, xl_parts
+from tests.tiny_parts import IMAGE_SIZE, tiny_unet, tiny_vae, tiny_xl_unet
 
 # diffusers' schedulers turn tensors into numpy arrays in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
-def draw(purpose: str, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(0, purpose))
-
-
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, Any]:
-    return {
-        "noise": draw("noise", BATCH, 4, LATENT_SIZE, LATENT_SIZE),
-        "encoder_hidden_states": draw("text", BATCH, TOKENS, WIDTH),
-        "null_hidden_states": draw("null", TOKENS, WIDTH),
-        "image_latents": draw("image", BATCH, 4, LATENT_SIZE, LATENT_SIZE),
-    }
+    return plain_inputs()
 
 
 @pytest.fixture(scope="module")
 def unet() -> Any:
     # Random weights in all eight channels, so that the image latents matter.
     return tiny_unet(in_channels=8).eval()
-
-
-def run(unet: Any, inputs: dict[str, Any], terms: Any, name: str = "ddim", kind: str = "epsilon") -> torch.Tensor:
-    return denoise(
-        unet, make_scheduler(name, sd_scheduler(kind).config), **inputs, terms=terms, num_inference_steps=STEPS
-    )
-
-
-def part(inputs: dict[str, Any], chosen: slice) -> dict[str, Any]:
-    return {name: value if name == "null_hidden_states" else value[chosen] for name, value in inputs.items()}
-
-
-def from_pipeline(pipeline: Any, inputs: dict[str, Any], **arguments: Any) -> torch.Tensor:
-    pipeline.set_progress_bar_config(disable=True)
-    null = inputs["null_hidden_states"].expand(BATCH, -1, -1)
-    return pipeline(
-        prompt_embeds=inputs["encoder_hidden_states"],
-        negative_prompt_embeds=null,
-        latents=inputs["noise"].clone(),
-        num_inference_steps=STEPS,
-        output_type="latent",
-        **arguments,
-    ).images
-
-
-def parts(unet: Any, name: str, kind: str) -> dict[str, Any]:
-    return {
-        "vae": tiny_vae(),
-        "text_encoder": text_encoder(0, WIDTH),
-        "tokenizer": clip_tokenizer(),
-        "unet": unet,
-        "scheduler": make_scheduler(name, sd_scheduler(kind).config),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
@@ -110,25 +52,6 @@ def test_equals_text_to_image(inputs: dict[str, Any], name: str) -> None:
     expected = from_pipeline(pipeline, inputs, guidance_scale=7.5)
     found = run(unet, {**inputs, "image_latents": None}, text_guidance_terms(7.5), name)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def xl_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **inputs,
-        "encoder_hidden_states": draw("xl text", BATCH, TOKENS, WIDTH + WIDTH_2),
-        "null_hidden_states": draw("xl null", TOKENS, WIDTH + WIDTH_2),
-        "added_cond_kwargs": {
-            "text_embeds": draw("pooled", BATCH, WIDTH_2),
-            "time_ids": time_ids(IMAGE_SIZE).repeat(BATCH, 1),
-        },
-        "null_text_embeds": draw("null pooled", WIDTH_2),
-    }
-
-
-def xl_parts(unet: Any, name: str) -> dict[str, Any]:
-    own = {name: value for name, value in parts(unet, name, "epsilon").items() if "safety" not in name}
-    own.pop("feature_extractor")
-    return {**own, "text_encoder_2": second_text_encoder(0, WIDTH_2), "tokenizer_2": clip_tokenizer()}
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
@@ -217,14 +140,31 @@ def test_decode_divides_by_the_scaling_factor(inputs: dict[str, Any]) -> None:
     assert torch.equal(decode(vae, inputs["noise"]), expected)
 
 
-def test_flat_and_non_finite_images_are_not_usable() -> None:
-    pixels = draw("pixels", 6, 3, 8, 8).clamp(-1, 1)
-    pixels[1, 0, 3, 3] = float("nan")
-    pixels[2, 2, 7, 7] = float("inf")
-    pixels[3] = 0.2
-    pixels[4] = torch.tensor([1.0, -1.0, 0.3]).view(3, 1, 1) + 1e-3 * draw("ripple", 3, 8, 8).clamp(-1, 1)
-    assert usable(pixels).tolist() == [True, False, False, False, False, True]
-
-
 def test_latents_are_never_clipped() -> None:
     assert make_scheduler("ddim", {"prediction_type": "epsilon"}).config.clip_sample is False
+
+
+@pytest.mark.parametrize(
+    ("guidance", "texts", "images"),
+    [("paper", range(1, 9), 1.0), ("dual", range(1, 9), 1.5), ("dual", 5.0, [0.5 * row for row in range(8)])],
+)
+def test_each_image_can_have_its_own_guidance(
+    unet: Any, inputs: dict[str, Any], guidance: Any, texts: Any, images: Any
+) -> None:
+    found = run(unet, inputs, guidance_terms(guidance, texts, images))
+    for row in (1, 2, 5):
+        own = guidance_terms(
+            guidance,
+            float(texts[row]) if isinstance(texts, range) else texts,
+            images[row] if isinstance(images, list) else images,
+        )
+        torch.testing.assert_close(run(unet, inputs, own)[row], found[row], atol=1e-5, rtol=1e-5)
+    assert (run(unet, inputs, guidance_terms(guidance, 2.0, 2.0)) - found).abs().max() > 1e-3
+
+
+def test_own_guidance_has_the_bits_of_common_guidance(unet: Any, inputs: dict[str, Any]) -> None:
+    """The same three passes are made, so the row of an image cannot tell whether the others share its scales."""
+    scales = [1.1 + 0.7 * row for row in range(BATCH)]
+    found = run(unet, inputs, guidance_terms("dual", scales, 1.3))
+    for row in (0, 3, 7):
+        assert torch.equal(run(unet, inputs, guidance_terms("dual", scales[row], 1.3))[row], found[row])

@@ -154,3 +154,30 @@ def test_passes_that_count_nothing_are_not_made() -> None:
     assert (single.text, single.image, single.coefficient) == (True, True, 1.0)
     for s_t, s_i in ((7.5, 1.5), (0.3, 4.0)):
         assert sum(term.coefficient for term in guidance_terms("dual", s_t, s_i)) == pytest.approx(1.0)
+
+
+def test_each_image_can_have_its_own_coefficients() -> None:
+    both, image, none = normal(3, 4), normal(3, 4, seed=1), normal(3, 4, seed=2)
+    texts, images = [7.5, 2.0, 1.0], [1.5, 2.0, 3.0]
+    s_t, s_i = torch.tensor(texts)[:, None], torch.tensor(images)[:, None]
+    found = guided(guidance_terms("dual", texts, images), both, image, none)
+    torch.testing.assert_close(found, none + s_i * (image - none) + s_t * (both - image), rtol=1e-5, atol=1e-5)
+    paper = guided(guidance_terms("paper", texts), both, image, none)
+    torch.testing.assert_close(paper, s_t * both + (1 - s_t) * none, rtol=1e-5, atol=1e-5)  # Eq. (6)
+    text_only = text_guidance_terms(texts)
+    found = combine(text_only, [both if term.text else none for term in text_only])
+    torch.testing.assert_close(found, s_t * both + (1 - s_t) * none, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_is_left_out_where_it_counts_nothing_for_all_images() -> None:
+    # s_I = 1 for all: no pass without any condition. s_T = s_I for one image alone: the pass with the image stays.
+    assert [term.coefficient for term in guidance_terms("dual", [7.5, 1.0], 1.0)] == [(7.5, 1.0), (-6.5, 0.0)]
+    assert [term.coefficient for term in guidance_terms("paper", [1.0, 3.0])] == [(1.0, 3.0), (0.0, -2.0)]
+    assert (
+        guidance_terms("paper", [1.0, 1.0]) == guidance_terms("paper", 1.0) and len(guidance_terms("paper", 1.0)) == 1
+    )
+    assert guidance_terms("dual", [7.5, 7.5], [1.5, 1.5]) == guidance_terms("dual", 7.5, 1.5)
+    assert guidance_terms("dual", [2.0], [1.5, 1.5]) == guidance_terms("dual", 2.0, 1.5)
+    assert text_guidance_terms([2.0, 2.0]) == text_guidance_terms(2.0) and len(text_guidance_terms([1, 1])) == 1
+    with pytest.raises(ValueError):
+        guidance_terms("dual", [1.0, 2.0, 3.0], [1.0, 2.0])

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from mvc.compiling import compiled, require_compiler
 from mvc.errors import EnvironmentFault
 from mvc.train.lora import add_lora, trained
 from mvc.train.objective import sample_losses
-from mvc.train.unet_setup import compiled, prepare_unet, require_attention, require_compiler
+from mvc.train.unet_setup import prepare_unet, require_attention
 from tests.tiny_parts import sd_scheduler
 from tests.train.toy import make_batch, normal, wide_unet
 
@@ -111,7 +112,7 @@ def test_a_missing_compiler_is_found_before_the_start(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "")
     with pytest.raises(EnvironmentFault, match=r"train.compile=true needs a C\+\+ compiler(.|\n)*train.compile=false"):
-        require_compiler()
+        require_compiler("train.compile")
 
 
 @pytest.mark.slow
@@ -120,7 +121,7 @@ def test_a_missing_compiler_is_found_before_the_start(monkeypatch: pytest.Monkey
 def test_compiled_loss_and_gradients_equal_eager(method: str) -> None:
     eager, other = unet_for(method), unet_for(method)
     expected, gradients = loss_and_gradients(eager)
-    loss, found = loss_and_gradients(other, compiled(other))
+    loss, found = loss_and_gradients(other, compiled(other, "train.compile"))
     assert loss == pytest.approx(expected, rel=1e-5)
     for name, gradient in gradients.items():
         if float(gradient.norm()) > 1e-9:
