@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_constraints_pin_every_requirement_exactly() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["dev"]]
-    names = {requirement.split(">")[0].split("<")[0].split(";")[0].strip().lower() for requirement in wanted}
+    names = {re.split(r"[\[><;]", requirement)[0].strip().lower() for requirement in wanted}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
     normal = {name.replace("_", "-") for name in pins}

@@ -18,9 +18,11 @@ from mvc.errors import DataError
 from mvc.report import sections
 from mvc.storage import write_text
 
+from .filters import read_filters, read_refused
 from .grids import Grids, read_grids
-from .pictures import BLOCKS, GAP, columns_of, data_uri, find_samples, strip, tile_sides
+from .pictures import BLOCKS, GAP, blocks_of, columns_of, data_uri, find_samples, strip, tile_sides
 from .plots import accuracies, loss_curve, timestep_curve
+from .quality import HEADINGS, read_pairs, read_quality
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Sample images: (words of the class, its three rows), and the shape of a row."""
+    """Sample images: (words of the class, a row for each kind of images), and the shape of a row."""
 
     classes: list[tuple[str, list[Row]]]
     hidden: int
@@ -62,6 +64,10 @@ def write_report(run: Path, experiment: Experiment) -> Path:
         "results": partial(sections.results, run),
         "accuracy_plot": lambda: Markup(accuracies([(arm.name, arm.values) for arm in sections.results(run).arms])),
         "samples": partial(_gallery, run, experiment),
+        "quality": partial(read_quality, run),
+        "pairs": partial(read_pairs, run, experiment.data.background),
+        "filters": partial(read_filters, run),
+        "refused": partial(read_refused, run, experiment.data.background),
         "training": partial(_training, run),
         "grids": partial(_grids, run),
         "data": partial(sections.data, run),
@@ -91,6 +97,7 @@ def write_report(run: Path, experiment: Experiment) -> Path:
         settings=to_yaml(settings),
         version=mvc.__version__,
         splits=sections.SPLITS,
+        figures=HEADINGS,
         absent=absent,
         **content,
     )
@@ -114,11 +121,7 @@ def _training(run: Path) -> dict[str, object]:
 
 def _grids(run: Path) -> Grids:
     """The samples drawn during the fine-tuning, their classes in words."""
-    found = read_grids(run)
-    if not (run / "data" / "index.jsonl").exists():
-        return found
-    dataset = load_index(run)
-    words = dict(zip(dataset.classes, dataset.words, strict=True))
+    found, words = read_grids(run), sections.class_words(run)
     return replace(found, classes=[words.get(name, name) for name in found.classes])
 
 
@@ -127,13 +130,14 @@ def _gallery(run: Path, experiment: Experiment) -> Gallery:
     if not (run / "data" / "index.jsonl").exists():
         raise DataError("No samples yet: the folder of images has not been read.")
     found = find_samples(run, experiment.report.classes, experiment.report.samples)
-    columns = max(1, *(columns_of(found, source) for source in BLOCKS))
+    shown = blocks_of(found)
+    columns = max(1, *(columns_of(found, source) for source in shown))
     sides = tile_sides(found)
     classes = []
     for samples in found:
         rows = []
-        for source, heading in BLOCKS.items():
-            files = samples.files[source]
+        for source in shown:
+            heading, files = BLOCKS[source], samples.files[source]
             picture = data_uri(strip(files, columns, sides, experiment.data.background)) if files else ""
             rows.append(Row(heading, picture, f"{len(files)} {heading} images of {samples.words}"))
         classes.append((samples.words, rows))

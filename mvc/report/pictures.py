@@ -1,4 +1,4 @@
-"""Contact sheets: real, pre-trained and fine-tuned images of each class beside each other.
+"""Contact sheets: real, pre-trained, fine-tuned and other images of each class beside each other.
 
 `python -m mvc.report.pictures RUN OUT.png` writes them as one picture.
 """
@@ -22,8 +22,17 @@ from mvc.images import decode, to_uint8
 from mvc.storage import write_bytes
 from mvc.synthetic import METADATA, read_synthetic, synthetic_folder
 
-BLOCKS = {"real": "real", "pretrained": "pre-trained", "finetuned": "fine-tuned"}
+BLOCKS = {
+    "real": "real",
+    "pretrained": "pre-trained",
+    "finetuned": "fine-tuned",
+    "sdedit": "image-to-image",
+    "instruct_pix2pix": "InstructPix2Pix",
+    "import": "imported",
+}
 """Source of a block of images -> its heading."""
+BASIC = ("real", "pretrained", "finetuned")
+"""Blocks that a sheet has, and a page as long as nothing was generated."""
 TILE = 96
 """Largest side of an image on a sheet, in pixels."""
 GAP = 4
@@ -39,7 +48,7 @@ class ClassSamples:
     Attributes:
         folder: name of the class folder.
         words: the class in words.
-        files: source ("real", "pretrained", "finetuned") -> image files, possibly none.
+        files: source (those of BLOCKS) -> image files, possibly none.
     """
 
     folder: str
@@ -69,7 +78,7 @@ def find_samples(run: Path, classes: int, samples: int) -> list[ClassSamples]:
         real = [dataset.image_path(record) for record in train if record.class_name == folder]
         # A run that was moved to another machine has its data folder no longer.
         files = {"real": [path for path in real if path.is_file()][:samples]}
-        for source in ("pretrained", "finetuned"):
+        for source in list(BLOCKS)[1:]:
             own = [image.path for image in made if image.class_name == folder and image.source == source]
             files[source] = (own or _preview(run / "preview" / source / folder))[:samples]
         found.append(ClassSamples(folder, words, files))
@@ -80,6 +89,12 @@ def _preview(folder: Path) -> list[Path]:
     """The images of a preview folder in the order of their numbers."""
     paths = (path for path in folder.glob("*.png") if not path.name.startswith("."))
     return sorted(paths, key=lambda path: (len(path.stem), path.stem))
+
+
+def blocks_of(found: Sequence[ClassSamples]) -> list[str]:
+    """The sources to show: real images, and what was generated; all of BASIC if nothing was."""
+    made = [source for source in list(BLOCKS)[1:] if columns_of(found, source)]
+    return ["real", *made] if made else list(BASIC)
 
 
 def columns_of(found: Sequence[ClassSamples], source: str) -> int:
@@ -93,12 +108,17 @@ def tile_sides(found: Sequence[ClassSamples]) -> tuple[int, int]:
     The first is that of the generated images, so that real ones show as much detail, or else of the first
     real one; at most `TILE`. Small images are enlarged by repeating pixels, since browsers would blur them.
     """
-    for source in ("finetuned", "pretrained", "real"):
+    for source in ("finetuned", *(name for name in BLOCKS if name not in ("finetuned", "real")), "real"):
         for samples in found:
             for path in samples.files[source][:1]:
-                side = min(*decode(path).size, TILE)
-                return side, side * (TILE // side)
+                return square_sides(path)
     return TILE, TILE
+
+
+def square_sides(path: Path) -> tuple[int, int]:
+    """The sides of `tile_sides` for images like this one."""
+    side = min(*decode(path).size, TILE)
+    return side, side * (TILE // side)
 
 
 def tile(path: Path, sides: tuple[int, int], background: str = "white") -> Image.Image:
@@ -135,10 +155,10 @@ def data_uri(image: Image.Image) -> str:
 
 
 def sample_sheet(run: Path, classes: int, samples: int, background: str = "white") -> Image.Image:
-    """One picture with three blocks beside each other, headed real, pre-trained and fine-tuned; one row a class.
+    """One picture with blocks beside each other, headed real, pre-trained, fine-tuned and so on; one row a class.
 
     Args:
-        run: the run folder, with real images and generated ones of both sources.
+        run: the run folder, with real, pre-trained and fine-tuned images; other sources are shown if they are there.
         classes: rows at most, in the order of the labels.
         samples: images a row and block at most; a block is as wide as its fullest row.
         background: colour behind transparent pixels of the real images.
@@ -148,26 +168,27 @@ def sample_sheet(run: Path, classes: int, samples: int, background: str = "white
         (x + c * (side + GAP), MARGIN + HEADING + r * (side + GAP)).
 
     Raises:
-        DataError: one of the three kinds of images is absent; names it.
+        DataError: one of the first three kinds of images is absent; names it.
     """
     found = find_samples(run, classes, samples)
-    for source, heading in BLOCKS.items():
+    for source in BASIC:
         if not columns_of(found, source):
             raise DataError(
-                f"{run} holds no {heading} images", do="run `mvc run` to its end, with generate.preview > 0"
+                f"{run} holds no {BLOCKS[source]} images", do="run `mvc run` to its end, with generate.preview > 0"
             )
+    shown = blocks_of(found)
     sides = tile_sides(found)
     # Half of it, so that eight samples a block still make a picture of about 1,200 pixels.
     factor = max(1, TILE // 2 // sides[0])
     sides = (min(sides[0], TILE // 2), min(sides[0], TILE // 2) * factor)
     step = sides[1] + GAP
-    widths = [columns_of(found, source) * step - GAP for source in BLOCKS]
-    size = (2 * MARGIN + sum(widths) + 2 * BETWEEN, 2 * MARGIN + HEADING + len(found) * step - GAP)
+    widths = [columns_of(found, source) * step - GAP for source in shown]
+    size = (2 * MARGIN + sum(widths) + (len(shown) - 1) * BETWEEN, 2 * MARGIN + HEADING + len(found) * step - GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     left = MARGIN
-    for (source, heading), width in zip(BLOCKS.items(), widths, strict=True):
-        draw.text((left, MARGIN), heading, fill="black", font=font)
+    for source, width in zip(shown, widths, strict=True):
+        draw.text((left, MARGIN), BLOCKS[source], fill="black", font=font)
         for row, chosen in enumerate(found):
             for column, path in enumerate(chosen.files[source]):
                 place = (left + column * step, MARGIN + HEADING + row * step)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mvc.dataset import load_index
 from mvc.errors import DataError
+from mvc.stages import STAGES
 from mvc.storage import read_json, read_json_lines
 
 SPLITS = ("train", "validation", "test")
@@ -103,7 +104,8 @@ class Machine:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the content of a file into a DataError that names it."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -111,7 +113,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be used", why=reason, do="run the stage that writes it again") from error
 
 
-def _require(path: Path, absent: str) -> None:
+def require(path: Path, absent: str) -> None:
+    """Raise a DataError with the line `absent` if a file is not there."""
     if not path.exists():
         raise DataError(absent)
 
@@ -120,6 +123,14 @@ def percent(share: float, signed: bool = False) -> str:
     """A share in per cent with one decimal; never "-0.0"."""
     value = round(100 * share, 1) + 0.0
     return f"{value:+.1f}" if signed else f"{value:.1f}"
+
+
+def class_words(run: Path) -> dict[str, str]:
+    """The words of each class folder, in the order of the labels; none before the data stage has run."""
+    if not (run / "data" / "index.jsonl").exists():
+        return {}
+    dataset = load_index(run)
+    return dict(zip(dataset.classes, dataset.words, strict=True))
 
 
 def duration(seconds: float) -> str:
@@ -137,14 +148,14 @@ def results(run: Path) -> Results:
     path, table = run / "results" / "verdict.json", run / "results" / "table.csv"
     trained = len(list((run / "results").glob("*-seed*.json")))
     so_far = f"; classifiers trained so far: {trained}" if trained else ""
-    _require(path, f"No verdict yet: the classifiers have not been compared{so_far}.")
+    require(path, f"No verdict yet: the classifiers have not been compared{so_far}.")
     verdict = read_json(path)
-    with _reading(path):
+    with reading(path):
         sentence, helped = str(verdict["sentence"]), bool(verdict["helped"])
         warnings, best = [str(text) for text in verdict["warnings"]], verdict["best_arm"]
         test_set = str(verdict.get("test_set", ""))
-    _require(table, "There is a verdict but no results/table.csv.")
-    with _reading(table), open(table, newline="", encoding="utf-8") as file:
+    require(table, "There is a verdict but no results/table.csv.")
+    with reading(table), open(table, newline="", encoding="utf-8") as file:
         arms = [_arm(row, best) for row in csv.DictReader(file)]
         if not arms:
             raise ValueError("it holds no arm")
@@ -165,9 +176,9 @@ def _arm(row: dict[str, str], best: str | None) -> Arm:
 def losses(run: Path) -> Losses:
     """The losses of the fine-tuning, as far as it got."""
     path, absent = run / "logs" / "train.jsonl", "No loss curve yet: the model has not been fine-tuned."
-    _require(path, absent)
+    require(path, absent)
     rows = read_json_lines(path, torn_tail=True)
-    with _reading(path):
+    with reading(path):
         points = [(int(row["step"]), math.nan if row["loss"] is None else float(row["loss"])) for row in rows]
         bins = [row["loss_by_timestep"] for row in rows if "loss_by_timestep" in row]
         part = -(-len(bins) // 5)
@@ -190,7 +201,7 @@ def validation(run: Path) -> Validation:
     """The validation losses of the fine-tuning; none if it computes none."""
     path = run / "logs" / "validation.jsonl"
     rows = read_json_lines(path, torn_tail=True)
-    with _reading(path):
+    with reading(path):
         points = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"] is not None]
         on = str(rows[-1]["on"]) if rows else ""
     return Validation([step for step, _ in points], [loss for _, loss in points], on)
@@ -198,7 +209,7 @@ def validation(run: Path) -> Validation:
 
 def data(run: Path) -> Data:
     """Counts per class and split, and the notes of the data stage."""
-    _require(run / "data" / "index.jsonl", "No data yet: the folder of images has not been read.")
+    require(run / "data" / "index.jsonl", "No data yet: the folder of images has not been read.")
     dataset, path = load_index(run), run / "data" / "summary.json"
     counts = {folder: dict.fromkeys(SPLITS, 0) for folder in dataset.classes}
     for record in dataset.records:
@@ -211,7 +222,7 @@ def data(run: Path) -> Data:
     if not path.exists():
         return Data(rows, totals, [], [])
     summary, notes = read_json(path), []
-    with _reading(path):
+    with reading(path):
         if summary["left_out"]:
             notes.append(f"{summary['left_out']} of {summary['images']} images are left out (few-shot subset).")
         if summary["made"]:
@@ -225,11 +236,11 @@ def data(run: Path) -> Data:
 def captions(run: Path, classes: int) -> Captions:
     """The first captions of the first classes, and what the caption stage counted."""
     path, summary = run / "captions.jsonl", run / "caption_summary.json"
-    _require(path, "No captions yet.")
+    require(path, "No captions yet.")
     words = dict(zip((dataset := load_index(run)).classes, dataset.words, strict=True))
     texts: dict[str, list[str]] = {folder: [] for folder in words}
     rows = read_json_lines(path)
-    with _reading(path):
+    with reading(path):
         for row in rows:
             # Rows edited by hand may name a class that is no more.
             texts.setdefault(str(row["class_name"]), []).append(str(row["caption"]))
@@ -237,7 +248,7 @@ def captions(run: Path, classes: int) -> Captions:
     if not summary.exists():
         return Captions(shown, [f"{len(rows)} captions."])
     counted = read_json(summary)
-    with _reading(summary):
+    with reading(summary):
         return Captions(shown, _caption_notes(counted))
 
 
@@ -260,9 +271,9 @@ def _caption_notes(counted: dict[str, Any]) -> list[str]:
 def machine(run: Path) -> Machine:
     """What run.json tells about time, software and hardware."""
     path = run / "run.json"
-    _require(path, "No run.json, so nothing is known of versions, hardware and timings.")
+    require(path, "No run.json, so nothing is known of versions, hardware and timings.")
     record = read_json(path)
-    with _reading(path):
+    with reading(path):
         # The report is being written: a time of its own would make two equal reports differ.
         stages = {name: entry for name, entry in record.get("stages", {}).items() if name != "report"}
         timings = [
@@ -278,7 +289,7 @@ def machine(run: Path) -> Machine:
 
 
 def _place(stage: str) -> tuple[int, str]:
-    order: Sequence[str] = ("data", "caption", "train", "generate", "filter", "classify")
+    order: Sequence[str] = tuple(stage.name for stage in STAGES)
     return (order.index(stage) if stage in order else len(order), stage)
 
 

@@ -11,7 +11,13 @@ from PIL import Image
 from mvc.report.grids import write_grid
 from mvc.storage import sha256_file, write_json, write_json_lines, write_text
 
-COLOURS = {"real": (200, 40, 30), "pretrained": (30, 160, 60), "finetuned": (40, 70, 210)}
+COLOURS = {
+    "real": (200, 40, 30),
+    "pretrained": (30, 160, 60),
+    "finetuned": (40, 70, 210),
+    "sdedit": (170, 60, 170),
+    "import": (90, 90, 20),
+}
 SENTENCE = "two_phase beats real by 3.1 +- 0.8 points over 3 seeds, p = 0.012"
 TABLE = """arm,mean,standard_deviation,seeds,values,difference,p_value,validation_mean
 real,0.850333,0.0120554,3,0.838000 0.851000 0.862000,,,0.86
@@ -91,18 +97,91 @@ def write_watched_training(run: Path, classes: list[str], steps: int = 50) -> No
         write_grid(run, step, classes, tiles, tiles)
 
 
-def write_images(run: Path, classes: list[str], synthetic: int = 6, preview: int = 4, side: int = 16) -> None:
-    """A finished synthetic set of fine-tuned images, and a preview of pre-trained ones."""
+def write_images(
+    run: Path,
+    classes: list[str],
+    synthetic: int = 6,
+    preview: int = 4,
+    side: int = 16,
+    sources: tuple[str, ...] = ("finetuned",),
+) -> None:
+    """A finished synthetic set, `synthetic` images a class and source, and a preview of pre-trained ones."""
     folder, rows = run / "synthetic" / "train", []
     for label, name in enumerate(classes):
-        for index in range(synthetic):
-            path = f"{name}/finetuned-{index:04d}.png"
-            _image(folder / path, "finetuned", label, index, side)
-            row = {"file_name": path, "label": name, "id": f"finetuned-{index:04d}", "class_name": name}
-            rows.append({**row, "source": "finetuned", "sha256": sha256_file(folder / path)})
+        for source, index in ((source, index) for source in sources for index in range(synthetic)):
+            path = f"{name}/{source}-{index:04d}.png"
+            _image(folder / path, source, label, index, side)
+            row = {"file_name": path, "label": name, "id": f"{source}-{index:04d}", "class_name": name}
+            facts = {"source": source, "image_size": side, "sha256": sha256_file(folder / path)}
+            rows.append({**row, **facts})
         for index in range(preview):
             _image(run / "preview" / "pretrained" / name / f"{index}.png", "pretrained", label, index, side)
     write_json_lines(folder / "metadata.jsonl", rows)
+
+
+REFUSED = {
+    "other class (clip)": 3,
+    "copy of a training image": 2,
+    "blank": 1,
+    "not finite": 1,
+    "surplus": 2,
+}
+"""Refused images by their first reason."""
+
+
+def write_filters(run: Path, classes: list[str], side: int = 16) -> None:
+    """run/synthetic/summary.json, rejected.jsonl and the refused images, all of the first class."""
+    rows: list[dict[str, Any]] = []
+    for reason, count in REFUSED.items():
+        for place in range(count):
+            index = len(rows)
+            path = f"{classes[0]}/finetuned-{index:05d}-2.png"
+            if reason != "not finite":
+                _image(run / "synthetic" / "rejected" / path, "finetuned", 3, index, side)
+            also = ["repeat"] if reason == "other class (clip)" and place else []
+            scores = {"nearest_train_id": f"train/{classes[0]}/{place:04d}.png", "clip_margin": -0.25}
+            row = {"file_name": path, "id": path.split("/")[1][:-4], "class_name": classes[0], "source": "finetuned"}
+            rows.append({**row, "scores": scores, "accepted": False, "reasons": [reason, *also]})
+    write_json_lines(run / "synthetic" / "rejected.jsonl", rows)
+    counts = {"wanted": 14, "drawn": 21, "accepted": 12, "rejected": REFUSED}
+    more: dict[str, Any] = {"shortfall": {classes[0]: 2}, "by_source": {"finetuned": counts}, "held_out": 40}
+    more |= {"false_rejects": {"other class (clip)": 0.05, "copy of a training image": 0.0, "grey": 0.125, "any": 0.15}}
+    write_json(run / "synthetic" / "summary.json", {**counts, **more})
+
+
+def write_quality(run: Path, classes: list[str], held_out: int = 2) -> None:
+    """run/quality as the quality stage leaves it, for the images of `write_images`; the figures are made up."""
+    names = ("frechet_distance", "kernel_distance", "cmmd", "precision", "recall", "density", "coverage")
+
+    def said(*values: float | None) -> dict[str, float | None]:
+        return dict(zip(names, values, strict=True))
+
+    ours = said(12.3456, 0.00123, 0.75, 0.9, 0.25, 1.1, 0.5)
+    floor = said(8.125, -0.0000001, 0.0125, 0.95, 0.875, 1.0, 0.925)
+    equal = {"images": 10, "synthetic": {**ours, "frechet_distance": 15.5}, "floor": floor}
+    group = {"images": 12, "held_out": held_out, **ours, "equal": equal}
+    few = {**group, **said(3.0, 0.5, 1250.4, None, None, None, None)}
+    few["equal"] = {
+        "images": 5,
+        "synthetic": said(4.0, 0.5, 2.0, *[None] * 4),
+        "floor": said(1.0, 0.25, 1.0, *[None] * 4),
+    }
+    real = {"images": 10, "held_out": held_out, **floor}
+    spread = {"mean": 2.0, "median": 1.5, "least": 0.25, "nearer": 0.75, "same_class": 1.0}
+    summary: dict[str, Any] = {"extractor": "the tiny CLIP", "extractor_identity": "0" * 64, "image_size": 16}
+    summary |= {"neighbours": 5, "counts": {"synthetic": 12, "train": 10, "validation": held_out}, "overall": group}
+    summary |= {"by_source": {"finetuned": group}, "by_class": dict.fromkeys(classes, few)}
+    summary |= {"floor": {"overall": real, "by_class": dict.fromkeys(classes, {**real, "images": 5})}}
+    usual = {**spread, "mean": 4.0, "nearer": 0.5, "same_class": 0.9}
+    summary |= {"nearest": {"synthetic": spread, "held_out": usual, "by_source": {"finetuned": spread}}}
+    write_json(run / "quality" / "quality.json", {**summary, "notes": ["too few of one & two"]})
+    rows = []
+    for index in range(6):
+        for name in classes:
+            row = {"id": f"finetuned-{index:04d}", "file_name": f"{name}/finetuned-{index:04d}.png", "class_name": name}
+            row |= {"source": "finetuned", "nearest_id": f"train/{classes[0]}/{index % 5:04d}.png"}
+            rows.append({**row, "nearest_class_name": classes[0], "distance": index + 0.25, "nearer": index < 4})
+    write_json_lines(run / "quality" / "nearest.jsonl", rows)
 
 
 def write_results(run: Path, sentence: str = SENTENCE, table: str = TABLE) -> None:
@@ -132,6 +211,8 @@ def write_run(run: Path, classes: list[str]) -> Path:
     write_captions(run, classes)
     write_training(run)
     write_images(run, classes)
+    write_filters(run, classes)
+    write_quality(run, classes)
     write_results(run)
     write_record(run)
     return run

@@ -20,7 +20,9 @@ from .made_up_run import (
     SENTENCE,
     write_captions,
     write_data,
+    write_filters,
     write_images,
+    write_quality,
     write_record,
     write_results,
     write_run,
@@ -29,6 +31,8 @@ from .made_up_run import (
 )
 
 CLASSES = ["one", "two"]
+PICTURES = 6 + 12 + 3
+"""Of a whole run without samples on the way: rows of samples, pairs of nearest images, reasons with pictures."""
 
 
 class Page(HTMLParser):
@@ -105,15 +109,16 @@ def test_page_holds_data_captions_and_settings(tmp_path: Path) -> None:
 def test_samples_are_labelled_and_limited(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", CLASSES)
     alts = [image["alt"] for image in page_of(run).all("img")]
-    assert alts == [
+    assert alts[:6] == [
         f"{count} {kind} images of number {name}"
         for name in CLASSES
         for count, kind in ((5, "real"), (4, "pre-trained"), (6, "fine-tuned"))
     ]
     page = page_of(run, Experiment(report=ReportSection(samples=2, classes=1)))
-    assert [image["alt"][0] for image in page.all("img")] == ["2", "2", "2"]
+    assert [image["alt"][0] for image in page.all("img")[:3]] == ["2", "2", "2"]
+    assert not any("images of number two" in image["alt"] for image in page.all("img"))
     assert "1 more classes are not shown" in page.text
-    assert {(image["width"], image["height"]) for image in page.all("img")} == {("196", "96")}
+    assert {(image["width"], image["height"]) for image in page.all("img")[:3]} == {("196", "96")}
 
 
 def test_nothing_comes_from_outside(tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_user_text_is_escaped(tmp_path: Path) -> None:
     page = page_of(run, Experiment.model_validate({"data": {"path": "</pre><script>"}}))
     for tag in ("script", "b", "i"):
         assert not page.all(tag)
-    assert len(page.all("img")) == 6 and all(
+    assert len(page.all("img")) == PICTURES and all(
         set(image) == {"src", "width", "height", "alt"} for image in page.all("img")
     )
     assert f"{evil} & 'more'" in page.text and "<b>run" in page.text
@@ -170,6 +175,8 @@ ABSENT = {
     "data": "No data yet: the folder of images has not been read.",
     "samples": "No samples yet: the folder of images has not been read.",
     "captions": "No captions yet.",
+    "quality": "No figures of quality yet: the synthetic set has not been measured.",
+    "filters": "No filters yet: no synthetic set has been judged.",
     "training": "No loss curve yet: the model has not been fine-tuned.",
     "results": "No verdict yet: the classifiers have not been compared.",
     "record": "No run.json, so nothing is known of versions, hardware and timings.",
@@ -201,6 +208,10 @@ def test_a_run_grows(tmp_path: Path) -> None:
     check("training")
     write_images(run, CLASSES)
     assert "none" not in check().texts
+    write_filters(run, CLASSES)
+    check("filters")
+    write_quality(run, CLASSES)
+    check("quality")
     write_text(run / "results" / "real-seed0.json", "{}")
     left["results"] = ABSENT["results"][:-1] + "; classifiers trained so far: 1."
     page = page_of(run)
@@ -226,6 +237,8 @@ def test_broken_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
         "run.json": ('{"stages": {"data": {}}}', " cannot be used KeyError: 'seconds'"),
         "captions.jsonl": ("x\n", ", line 1 is not JSON Expecting value: line 1 column 1 (char 0)"),
         "data/summary.json": ("{}", " cannot be used KeyError: 'left_out'"),
+        "quality/quality.json": ("{}", " cannot be used KeyError: 'overall'"),
+        "synthetic/summary.json": ("[]", " cannot be used TypeError: list indices must be integers or slices, not str"),
     }
     for name, (content, _) in broken.items():
         write_text(run / name, content)
@@ -307,9 +320,9 @@ def test_page_shows_how_the_fine_tuning_went(tmp_path: Path) -> None:
     assert "its moving mean; validation loss on held-out images." in page.text
     assert "because a loss or a gradient was not finite: 2." in page.text
     assert "From left to right: number one, number two." in page.text
-    alts = [image["alt"] for image in page.all("img")][6:]
+    alts = [image["alt"] for image in page.all("img")][PICTURES:]
     assert alts == ["2 condition images", *(f"2 samples at step {step}" for step in (0, 25, 50))]
-    assert {(image["width"], image["height"]) for image in page.all("img")[6:]} == {("196", "96")}
+    assert {(image["width"], image["height"]) for image in page.all("img")[PICTURES:]} == {("196", "96")}
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(set(names)) == len(names)
     assert "No samples were drawn on the way: train.sample_steps is 0." not in page.texts
@@ -326,8 +339,10 @@ def test_lost_images(tmp_path: Path) -> None:
     for path in (run / "data" / "images" / "train" / "one").iterdir():
         os.remove(path)
     page = page_of(run)
-    assert page.texts.count("none") == 1 and len(page.all("img")) == 5
+    # Neither the row of the first class nor the pairs with them, all of the first class, nor the copies' originals.
+    assert page.texts.count("none") == 1 and len(page.all("img")) == 5 + 3
+    assert "The images are not where they were, so no pairs can be shown." in page.texts
     os.remove(run / "synthetic" / "train" / "one" / "finetuned-0000.png")
     page = page_of(run)
     line = "synthetic/train/one/finetuned-0000.png is missing metadata.jsonl names it"
-    assert line in page.texts and not page.all("img") and SENTENCE in page.texts
+    assert line in page.texts and len(page.all("img")) == 3 and SENTENCE in page.texts

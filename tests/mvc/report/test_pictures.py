@@ -19,6 +19,7 @@ from mvc.report.pictures import (
     HEADING,
     MARGIN,
     TILE,
+    blocks_of,
     data_uri,
     find_samples,
     main,
@@ -42,8 +43,18 @@ def test_samples_are_the_first_ones(tmp_path: Path) -> None:
     assert [path.name for path in one.files["real"]] == [f"000{i}.png" for i in range(5)]
     assert [path.name for path in one.files["pretrained"]] == [f"{i}.png" for i in range(11)]  # 10 behind 9
     assert [path.name for path in two.files["finetuned"]] == [f"finetuned-000{i}.png" for i in range(6)]
-    assert [len(files) for files in find_samples(run, 1, 2)[0].files.values()] == [2, 2, 2]
-    assert len(find_samples(run, 1, 2)) == 1
+    (first,) = find_samples(run, 1, 2)
+    counts = {source: len(files) for source, files in first.files.items()}
+    assert counts == {"real": 2, "pretrained": 2, "finetuned": 2, "sdedit": 0, "instruct_pix2pix": 0, "import": 0}
+
+
+def test_blocks_are_those_with_images(tmp_path: Path) -> None:
+    write_data(tmp_path, CLASSES)
+    assert blocks_of(find_samples(tmp_path, 2, 3)) == ["real", "pretrained", "finetuned"]
+    write_images(tmp_path, CLASSES, preview=0, sources=("import", "sdedit"))
+    found = find_samples(tmp_path, 2, 3)
+    assert blocks_of(found) == ["real", "sdedit", "import"]
+    assert [path.name for path in found[1].files["sdedit"]] == [f"sdedit-000{i}.png" for i in range(3)]
 
 
 def test_the_set_comes_before_the_preview(tmp_path: Path) -> None:
@@ -80,6 +91,16 @@ def test_sheet_pixels(tmp_path: Path) -> None:
                 assert (pixels[y, x - 1] == 255).all() and (pixels[y : y + 48, x + 48] == 255).all()
         left += count * step - GAP + BETWEEN
     assert left - BETWEEN + MARGIN == width
+
+
+def test_sheet_with_more_sources(tmp_path: Path) -> None:
+    run = write_run(tmp_path, CLASSES)
+    write_images(run, CLASSES, synthetic=1, preview=1, sources=("finetuned", "import"))
+    sheet = sample_sheet(run, classes=2, samples=1)
+    assert sheet.width == 2 * MARGIN + 4 * 48 + 3 * BETWEEN
+    left = MARGIN + 3 * (48 + BETWEEN)
+    block = np.asarray(sheet)[MARGIN + HEADING : MARGIN + HEADING + 48, left : left + 48]
+    assert (block == colour("import", 0, 0)).all()
 
 
 def test_sheet_needs_all_three(tmp_path: Path) -> None:
