@@ -58,10 +58,15 @@ def launch(number: int, arguments: Sequence[str]) -> int:
     return _outcome(children, signals)
 
 
+def share_of_cores(number: int) -> int:
+    """Cores for each of so many processes that compute on this machine at once, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // number)
+
+
 def _environment(rank: int, number: int, port: int) -> Mapping[str, str]:
     """What torch and accelerate read to find their place; names are those of torchrun."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    defaults = {"OMP_NUM_THREADS": str(max(1, cores // number))}
+    defaults = {"OMP_NUM_THREADS": str(share_of_cores(number))}
     # gloo otherwise looks up this machine's name, which need not lead anywhere.
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:

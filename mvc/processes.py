@@ -1,9 +1,9 @@
-"""Several processes, one command: process 0 does the command, the others wait for its word and join one stage.
+"""Several processes, one command: process 0 does the command, the others wait for its words and join some stages.
 
 A launcher (`mvc train --num-processes`, torchrun, accelerate launch) starts the same command several times and tells
-each its place in the environment. Process 0 alone reads the command line, holds the lock of the run, writes files and
-prints. The others ask the key-value store that torch keeps for its process groups, so that they wait for hours of
-captioning without any timeout of a collective call.
+each its place in the environment. Process 0 alone reads the command line, holds the lock of the run and prints. The
+others ask the key-value store that torch keeps for its process groups, so that they wait for hours of captioning
+without any timeout of a collective call. Its words are numbered; each asks to join a stage, and the last one to leave.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from mvc.error_facts import error_facts
 from mvc.errors import ConfigError, EnvironmentFault, MvcError
 from mvc.stopping import watching
 
@@ -85,8 +86,41 @@ def gather() -> None:
         _store()
 
 
-def _tell(key: str, value: Any) -> None:
+def local_rank() -> int:
+    """Number of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if several() else 0
+
+
+def local_size() -> int:
+    """How many processes of the command run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if several() else 1
+
+
+def publish(key: str, value: Any) -> None:
+    """Set a JSON value that all processes see; keys are used once, so that nobody can miss one.
+
+    Raises:
+        DistError: the store is gone, and process 0 with it.
+    """
     _store().set(key, json.dumps(value))
+
+
+def published(key: str) -> Any:
+    """The value that a process has set; None as long as none has.
+
+    Raises:
+        DistError: the store is gone, and process 0 with it.
+    """
+    return json.loads(_store().get(key)) if _store().check([key]) else None
+
+
+def count(key: str, amount: int) -> int:
+    """Add to a number that all processes see, which begins at 0; returns it.
+
+    Raises:
+        DistError: the store is gone, and process 0 with it.
+    """
+    return int(_store().add(key, amount))
 
 
 def _heard(key: str, seconds: float | None = None) -> Any:
@@ -103,18 +137,25 @@ def _heard(key: str, seconds: float | None = None) -> Any:
     return json.loads(_store().get(key))
 
 
+def _give(word: Mapping[str, Any]) -> None:
+    number = _store().add("words", 1) - 1
+    publish(f"word/{number}", word)
+
+
 def release(code: int) -> None:
     """Process 0 at its end, or once nothing is left to join: let the others go, with this exit code."""
     if not several():
         return
     try:
-        if not _store().check(["word"]):
-            _tell("word", {"do": "leave", "code": code})
+        if not _store().check(["released"]):
+            publish("released", True)
+            _give({"do": "leave", "code": code})
             end = time.monotonic() + _PATIENCE
-            # The store may end with this process, so the others are given the time to read it.
-            while _store().add("gone", 0) < size() - 1 and time.monotonic() < end:
+            # The store may end with this process, so the others are given the time to read it; those that are still in
+            # a stage, which then has failed, would not.
+            while not published("joined") and _store().add("gone", 0) < size() - 1 and time.monotonic() < end:
                 time.sleep(_POLL)
-        _tell("ended", code)
+        publish("ended", code)
     except (MvcError, RuntimeError):
         return  # no store: they never met, or the launcher has ended it
 
@@ -132,7 +173,8 @@ def together(word: Mapping[str, Any]) -> Iterator[None]:
     if not several():
         yield
         return
-    _tell("word", {**word, "do": "join"})
+    publish("joined", True)
+    _give({**word, "do": "join"})
     try:
         yield
     except RuntimeError as error:
@@ -141,10 +183,11 @@ def together(word: Mapping[str, Any]) -> Iterator[None]:
             raise
         raise explained from error
     _leave_group()
+    publish("joined", False)
 
 
 def _leave_group() -> None:
-    """The others leave now, and process 0 goes on alone."""
+    """The process group of a stage ends with it; process 0 goes on alone, or they form another one."""
     import torch
 
     if torch.distributed.is_initialized():
@@ -167,10 +210,10 @@ def _explained(error: BaseException) -> EnvironmentFault | None:
 
 
 def follow(join: Callable[[Mapping[str, Any]], None]) -> int:
-    """Any process but 0: wait for its word, join if it says so, and print nothing unless only this one failed.
+    """Any process but 0: wait for its words, join when one says so, and print nothing unless only this one failed.
 
     Args:
-        join: does the work, given the word of process 0.
+        join: does the work, given the word of process 0; called for each stage that they do together.
 
     Returns:
         the exit code.
@@ -180,13 +223,13 @@ def follow(join: Callable[[Mapping[str, Any]], None]) -> int:
         gather()
         # A signal comes to all processes; process 0 stops for it where it can, and says so.
         with watching():
-            word = _heard("word")
-            if word["do"] == "leave":
-                _store().add("gone", 1)
-                return int(word["code"])
-            join(word)
-            _leave_group()
-            return 0
+            number = 0
+            while (word := _heard(f"word/{number}"))["do"] == "join":
+                join(word)
+                _leave_group()
+                number += 1
+            _store().add("gone", 1)
+            return int(word["code"])
     except BaseException as error:
         return _after(error)
 
@@ -195,6 +238,7 @@ def _after(error: BaseException) -> int:
     """Exit code after an error, which is printed if process 0 has not met it too and printed it."""
     own = error.exit_code if isinstance(error, MvcError) else 143 if isinstance(error, KeyboardInterrupt) else 1
     try:
+        publish("failed", {**error_facts(error), "rank": rank()})
         code = _heard("ended", _PATIENCE)
     except (MvcError, RuntimeError):
         # Process 0 is gone with its store; our own launcher says so where it could not do it itself.

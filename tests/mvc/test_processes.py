@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from mvc import processes
-from mvc.errors import ConfigError
+from mvc.error_facts import error_facts, error_of
+from mvc.errors import ConfigError, MvcError
 from mvc.launch import _environment
 
 SCRIPT = """
-import sys
+import sys, time
 import torch
-from mvc import processes
+from mvc import others, processes
 from mvc.errors import DataError, MvcError
 
 mode = sys.argv[1]
@@ -35,16 +37,54 @@ def work(rank):
         raise DataError("the disk is full")
     torch.distributed.barrier()
 
+def share(number):
+    # A stage without collective calls, as generation is one.
+    if mode == "silent":
+        others.SILENCE, others._BEAT = 1.0, 1000.0
+    with others.beating():
+        if mode == "share error":
+            raise DataError("images/7.png is missing here", do="find it")
+        if mode == "share bug":
+            raise KeyError("seven")
+        while processes.published(f"go on/{number}") is None:
+            others.require_first()
+            time.sleep(0.05)
+        processes.publish(f"done/{number}", number)
+
+def watch(number):
+    print("watching", number)
+    if mode == "silent":
+        others.SILENCE = 1.0
+    known = others.Others()
+    if mode in ("two stages", "released"):
+        processes.publish(f"go on/{number}", True)
+    if mode == "share first":
+        raise DataError("the disk is full")
+    while processes.published(f"done/{number}") is None:
+        known.check()
+        time.sleep(0.05)
+
+def join(word):
+    (share if "share" in word else work)(word["number"])
+
 if processes.rank():
-    raise SystemExit(processes.follow(lambda word: work(word["number"])))
+    raise SystemExit(processes.follow(join))
 processes.gather()
 code = 0
 try:
     if mode == "leave":
         raise DataError("nothing to do here")
-    with processes.together({"number": 1}):
-        work(0)
-    assert not torch.distributed.is_initialized()
+    if mode in ("join", "error", "bug", "both", "first", "two stages"):
+        with processes.together({"number": 1}):
+            work(0)
+        assert not torch.distributed.is_initialized()
+    if mode not in ("join", "error", "bug", "both", "first"):
+        for number in (1, 2):
+            with processes.together({"number": number, "share": True}):
+                watch(number)
+    if mode == "released":
+        processes.release(0)
+        raise DataError("too late for the others")
 except MvcError as error:
     print(f"error: {error}", file=sys.stderr)
     code = error.exit_code
@@ -107,6 +147,39 @@ def test_an_error_of_process_0_ends_the_others(tmp_path: Path) -> None:
     assert second[0] != 0 and second[1] == "" and "Traceback" not in second[2]
 
 
+@pytest.mark.slow
+def test_several_stages_are_joined_one_after_the_other(tmp_path: Path) -> None:
+    first, second = run_two(tmp_path, "two stages")
+    assert first == (0, "working 0\nwatching 1\nwatching 2\n", "")
+    assert second == (0, "", "")
+
+
+@pytest.mark.slow
+def test_the_others_leave_when_nothing_is_left_to_join(tmp_path: Path) -> None:
+    first, second = run_two(tmp_path, "released")
+    assert first[0] == 3 and "too late for the others" in first[2]
+    assert second == (0, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "code", "texts"),
+    [
+        ("share error", 3, ["images/7.png is missing here (process 1 of 2)", "find it"]),
+        ("share bug", 4, ["error: process 1 of 2 failed", "why: KeyError: 'seven'", "Traceback", "in share"]),
+        ("silent", 4, ["error: process 1 of 2 has given no sign of life for 1 s", "finished images are kept"]),
+        ("share first", 3, ["error: the disk is full"]),
+    ],
+)
+def test_what_ends_a_stage_without_collective_calls_is_said_by_process_0(
+    tmp_path: Path, mode: str, code: int, texts: list[str]
+) -> None:
+    first, second = run_two(tmp_path, mode)
+    assert first[0] == second[0] == code
+    assert all(text in first[2] for text in texts), first[2]
+    assert second[1:] == ("", "")
+
+
 def test_alone_everything_is_as_without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     # Batch systems set some of the names for a single process.
     monkeypatch.setenv("RANK", "0")
@@ -116,6 +189,15 @@ def test_alone_everything_is_as_without_processes(monkeypatch: pytest.MonkeyPatc
     with processes.together({"stage": "train"}):
         pass
     processes.release(0)
+
+
+@pytest.mark.parametrize("kind", MvcError.__subclasses__())
+def test_an_error_is_the_same_in_another_process(kind: type[MvcError]) -> None:
+    error = error_of(json.loads(json.dumps(error_facts(kind("the disk is full", why="it is small", do="free it")))))
+    assert type(error) is kind and str(error) == "the disk is full\nwhy: it is small\ndo: free it"
+    named = error_of(error_facts(kind("the disk is full")), "process 1 of 2")
+    assert named is not None and named.what == "the disk is full (process 1 of 2)"
+    assert error_of(error_facts(KeyError("seven"))) is None
 
 
 def test_each_process_gets_its_place_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
