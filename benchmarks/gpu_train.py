@@ -24,7 +24,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mvc.train.unet_setup import compiled, prepare_unet
+from mvc.compiling import compiled
+from mvc.train.unet_setup import prepare_unet
 
 from .results import Gate, Section, Table, finish, parser
 from .steps import (
@@ -191,7 +192,7 @@ def step_of(rung: Rung, scale: Scale, frozen: Frozen, data: Data, device: torch.
     prepare_unet(unet, "sdpa", False, rung.channels_last)
     updates = own_updates(unet, device) if rung.own_updates else reference_updates(unet)
     losses = (cached_losses if rung.cached else encoding_losses)(frozen, data, device)
-    model = compiled(unet) if rung.compile else unet
+    model = compiled(unet, "train.compile") if rung.compile else unet
     return Step(model, list(unet.parameters()), losses, *updates, autocast=autocast_of(rung, device))
 
 
@@ -242,7 +243,7 @@ def gradients(rung: Rung, scale: Scale, pixels: int, device: torch.device) -> di
     frozen, data = new_frozen(scale.shape, device), new_data(scale.shape, scale.images, pixels)
     losses = cached_losses(frozen, data, device)
     with autocast_of(rung, device)():
-        loss = losses(compiled(unet) if rung.compile else unet, range(scale.parity), Clock()).mean()
+        loss = losses(compiled(unet, "train.compile") if rung.compile else unet, range(scale.parity), Clock()).mean()
     loss.backward()
     return {name: weight.grad.detach().float() for name, weight in unet.named_parameters() if weight.grad is not None}
 

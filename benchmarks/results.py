@@ -23,6 +23,8 @@ class Gate:
         value: what was measured.
         low, high: the bounds, both allowed; None is no bound.
         unit: put behind the figures.
+        aim_low, aim_high: narrower bounds that it is meant to keep. Between the two it is `short` of that, as on a busy
+            machine, but passes.
     """
 
     what: str
@@ -30,24 +32,44 @@ class Gate:
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    aim_low: float | None = None
+    aim_high: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether the figure is finite and within its bounds."""
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        return math.isfinite(self.value) and low <= self.value <= high
+        return _within(self.value, self.low, self.high)
 
     @property
     def bounds(self) -> str:
         """The bounds in words."""
-        if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}{self.unit}"
-        return f"at least {self.low:g}{self.unit}" if self.low is not None else f"at most {self.high:g}{self.unit}"
+        allowed = _in_words(self.low, self.high)
+        aim = (
+            "" if self.aim_low is None and self.aim_high is None else f" (aim {_in_words(self.aim_low, self.aim_high)})"
+        )
+        return f"{allowed}{self.unit}{aim}"
+
+    @property
+    def verdict(self) -> str:
+        """`FAIL`, `short` of the aim, or `ok`."""
+        if not self.passed:
+            return "FAIL"
+        return "ok" if _within(self.value, self.aim_low, self.aim_high) else "short"
 
     def row(self) -> tuple[str, str, str, str]:
         """Cells for a table of gates."""
-        return self.what, f"{self.value:.4g}{self.unit}", self.bounds, "ok" if self.passed else "FAIL"
+        return self.what, f"{self.value:.4g}{self.unit}", self.bounds, self.verdict
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    return math.isfinite(value) and least <= value <= most
+
+
+def _in_words(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}"
 
 
 @dataclass(frozen=True)

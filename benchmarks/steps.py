@@ -109,14 +109,19 @@ Losses = Callable[[Any, Sequence[int], Clock], Tensor]
 """From UNet, sample numbers and clock to the (B,) losses."""
 
 
+def new_vae(shape: Shape) -> Any:
+    """A VAE with random weights from the global generator."""
+    blocks = len(shape.vae["block_out_channels"])
+    kind: Any = AutoencoderKL
+    return kind(
+        down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks, **shape.vae
+    )
+
+
 def new_frozen(shape: Shape, device: torch.device) -> Frozen:
     """VAE and text encoder with random weights, and the noise schedule of Stable Diffusion."""
     with seeded_global(0, "benchmark models"):
-        vae: Any = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * len(shape.vae["block_out_channels"]),
-            up_block_types=("UpDecoderBlock2D",) * len(shape.vae["block_out_channels"]),
-            **shape.vae,
-        )
+        vae = new_vae(shape)
         last = shape.text["vocab_size"] - 1
         text_encoder: Any = CLIPTextModel(CLIPTextConfig(bos_token_id=0, eos_token_id=last, **shape.text))
     kind: Any = DDPMScheduler

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import Gate, Section, Table, finish, parser
-from benchmarks.run import page
+from benchmarks.run import NAMES, ON_CUDA, ROOT, page
 
 
 def section(value: float) -> Section:
@@ -17,7 +17,7 @@ def section(value: float) -> Section:
         title="Something",
         how="This against that.",
         tables=(Table(("what", "s"), (("a", "1.25"), ("long name", "10"))),),
-        gates=(Gate("ratio", value, low=1.35),),
+        gates=(Gate("ratio", value, low=1.35, aim_low=1.38),),
         notes=("A note.",),
     )
 
@@ -45,6 +45,21 @@ def test_gates_say_their_bounds() -> None:
     assert Gate("a", 1.5, low=1.35).row() == ("a", "1.5", "at least 1.35", "ok")
     assert Gate("b", 4.5678, high=3.0, unit=" %").row() == ("b", "4.568 %", "at most 3 %", "FAIL")
     assert Gate("c", 1.0, low=0.9, high=1.1).row() == ("c", "1", "0.9 to 1.1", "ok")
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(1.29, "FAIL"), (1.3, "short"), (1.39, "short"), (1.4, "ok"), (math.nan, "FAIL")]
+)
+def test_a_gate_with_an_aim_says_when_it_is_short_of_it(value: float, verdict: str) -> None:
+    gate = Gate("ratio", value, low=1.3, unit=" x", aim_low=1.4)
+    assert gate.verdict == verdict and gate.passed is (verdict != "FAIL")
+    assert gate.bounds == "at least 1.3 x (aim at least 1.4)"
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.85, "short"), (0.9, "ok"), (1.1, "ok"), (1.15, "short")])
+def test_an_aim_may_have_two_ends(value: float, verdict: str) -> None:
+    gate = Gate("slope", value, 0.8, 1.2, aim_low=0.9, aim_high=1.1)
+    assert gate.row()[2:] == ("0.8 to 1.2 (aim 0.9 to 1.1)", verdict)
 
 
 def test_tables_are_aligned_markdown() -> None:
@@ -80,5 +95,11 @@ def test_the_page_has_every_gate_first_and_says_what_broke_off() -> None:
     assert "| 1.4 " in summary.replace("|      1.4 ", "| 1.4 ") and "FAIL" in summary
     assert "## Something\n\n`python -m benchmarks.poor`\n\nThis against that." in text
     assert "## gone\n\n`python -m benchmarks.gone`\n\nBroke off without a result: FAIL." in text
-    assert "no CUDA device" in text
-    assert "no CUDA device" not in page({"gpu_train": section(1.4)}, date(2026, 1, 2), 0.0)
+    assert "no CUDA device" in text and "benchmarks.gpu_generate" in text
+    for name in ON_CUDA:
+        assert "no CUDA device" not in page({name: section(1.4)}, date(2026, 1, 2), 0.0)
+
+
+def test_every_benchmark_of_the_page_is_there() -> None:
+    for name in (*NAMES, *ON_CUDA):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
