@@ -101,7 +101,7 @@ def _prepare(run: Path, experiment: Experiment) -> Comparison:
         pixels = cached_images(
             run / "cache" / "classify-synthetic",
             [image.path for image in made],
-            [image.row["sha256"] for image in made],
+            [image.sha256 for image in made],
             size,
             background,
             "synthetic images",
@@ -119,7 +119,7 @@ def _prepare(run: Path, experiment: Experiment) -> Comparison:
         splits=splits,
         synthetic=synthetic,
         sources=[image.source for image in made],
-        synthetic_digests=[image.row["sha256"] for image in made],
+        synthetic_digests=[image.sha256 for image in made],
         data_digest=sha256_json([size, background, dataset.classes, rows]),
         channels=channel_statistics(splits["train"].pixels),
         device=pick_device(experiment.run.device),

@@ -54,7 +54,28 @@ def _with_absolute_places(experiment: Experiment) -> Experiment:
         model = model.model_copy(update={"base": absolute(model.base), "config": absolute(model.config)})
     captions = experiment.captions.model_copy(update={"model": absolute(experiment.captions.model)})
     classify = experiment.classify.model_copy(update={"weights": absolute(experiment.classify.weights)})
-    return experiment.model_copy(update={"data": data, "model": model, "captions": captions, "classify": classify})
+    generate, looks, quality = experiment.generate, experiment.filter, experiment.quality
+    places = {"edit_model": absolute(generate.edit_model), "import_path": absolute(generate.import_path)}
+    extractors = {"extractor": _absolute_spec(looks.extractor), "clip": _absolute_spec(looks.clip)}
+    return experiment.model_copy(
+        update={
+            "data": data,
+            "model": model,
+            "captions": captions,
+            "generate": generate.model_copy(update=places),
+            "filter": looks.model_copy(update=extractors),
+            "quality": quality.model_copy(update={"extractor": _absolute_spec(quality.extractor)}),
+            "classify": classify,
+        }
+    )
+
+
+def _absolute_spec(spec: str | None) -> str | None:
+    """An extractor with its folder or file by the absolute path: FOLDER, or open_clip:NAME:FILE and the like."""
+    if spec is None or spec in ("auto", "tiny"):
+        return spec
+    *names, place = spec.split(":", 2)
+    return ":".join([*names, str(Path(place).resolve())]) if Path(place).exists() else spec
 
 
 def _run_name(text: str) -> str:

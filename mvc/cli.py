@@ -66,14 +66,21 @@ def _resolve(arguments: list[str] | None, data: str | None, dry_run: bool) -> Ex
     return experiment
 
 
-def _run(until: str, arguments: list[str] | None, data: str | None, dry_run: bool, redo: bool) -> Experiment:
+def _run(
+    until: str,
+    arguments: list[str] | None,
+    data: str | None,
+    dry_run: bool,
+    redo: bool,
+    keep: tuple[str, ...] = (),
+) -> Experiment:
     from mvc.pipeline import run_stages
     from mvc.progress import say
     from mvc.stopping import watching
 
     experiment = _resolve(arguments, data, dry_run)
     with watching():
-        worked = run_stages(experiment, until, redo)
+        worked = run_stages(experiment, until, redo, keep)
     if not worked:
         say(f"{experiment.run.dir}: everything was done before; nothing to do")
     return experiment
@@ -172,10 +179,107 @@ def train(
 
 
 @app.command()
-def generate(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
-    """Make the synthetic set; does what is missing before it."""
-    experiment = _run("generate", arguments, data, dry_run, redo)
+def generate(
+    arguments: Arguments = None,
+    data: Data = None,
+    dry_run: DryRun = False,
+    redo: Redo = False,
+    num_processes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-processes",
+            metavar="N",
+            min=1,
+            help="Draw in N processes on this machine, one a GPU; the images are the same.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make the synthetic set: draw, filter, draw again what was refused; does what is missing before it."""
+    if num_processes is not None:
+        arguments = [*(arguments or []), f"generate.num_processes={num_processes}"]
+    experiment = _run("filter", arguments, data, dry_run, redo)
     print(f"synthetic set: {Path(experiment.run.dir) / 'synthetic'}")
+
+
+@app.command("filter")
+def filter_(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+    """Judge the images that were drawn, again with other thresholds if you like; draws none."""
+    experiment = _run("filter", arguments, data, dry_run, redo, keep=("train", "generate"))
+    print(f"synthetic set: {Path(experiment.run.dir) / 'synthetic'}")
+
+
+@app.command()
+def quality(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+    """Measure the synthetic set against real images that no training saw; does what is missing before it."""
+    experiment = _run("quality", arguments, data, dry_run, redo)
+    import_module("mvc.generate.quality_stage").print_quality(Path(experiment.run.dir))
+
+
+@app.command()
+def regenerate(
+    image: Annotated[str, typer.Argument(metavar="ID", help="CLASS/ID, or ID alone where one class has it.")],
+    arguments: Arguments = None,
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the new picture there, as PNG.")
+    ] = None,
+) -> None:
+    """Make one synthetic image again from its row, and compare it with its file. Exit code 5 if it is another one."""
+    from mvc.status import require_run
+    from mvc.stopping import watching
+
+    experiment = _resolve(arguments, data, False)
+    folder = Path(experiment.run.dir)
+    require_run(folder)
+    with watching():
+        outcome = import_module("mvc.generate.regenerate").regenerate(folder, experiment, image, out)
+    print(outcome.describe())
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FOLDER", help="A new folder.", show_default=False)] = None,
+    form: Annotated[str, typer.Option("--format", metavar="imagefolder|parquet")] = "imagefolder",
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the Hugging Face hub.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: for its owner alone.")] = False,
+) -> None:
+    """Copy the accepted synthetic images with their rows and data card; sends them to the hub only with --push."""
+    from mvc.status import require_run
+    from mvc.stopping import watching
+
+    if to is None and push is None:
+        raise ConfigError("nothing says where to", do="give --to FOLDER, or --push OWNER/NAME")
+    if private and push is None:
+        raise ConfigError("--private goes with --push", do="leave it out, or give --push OWNER/NAME")
+    if form not in ("imagefolder", "parquet"):
+        raise ConfigError(f"--format {form} is not known", do="give imagefolder or parquet")
+    require_run(run)
+    exporter = import_module("mvc.generate.export")
+    with watching():
+        if to is not None:
+            print(f"{exporter.export_set(run, to, form)} images: {to}")
+        if push is not None:
+            print(f"sent: {exporter.push_set(run, push, private)}")
+
+
+@app.command()
+def tune(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+    """Try a small grid of sampling settings and fine-tuning checkpoints on few images; judged on validation images."""
+    experiment = _resolve(arguments, data, dry_run)
+    module = import_module("mvc.tune")
+    _run(module.stage_before(experiment), arguments, data, False, redo)
+    from mvc.report.tuning import print_tune
+    from mvc.stopping import watching
+
+    with watching():
+        module.run_tune(Path(experiment.run.dir), experiment)
+    print_tune(Path(experiment.run.dir))
 
 
 @app.command()

@@ -8,23 +8,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0.0)]
+from mvc.config_generation import SOURCES, FilterSection, GenerateSection, QualitySection, TuneSection
+from mvc.config_types import Count, Positive, Rate, Section, Share
 
 STRATEGIES = ("real", "duplicate", "combined", "rsp", "two_phase")
-SOURCES = ("finetuned", "pretrained")
-
-
-class Section(BaseModel):
-    """Base of all sections: values cannot change, unknown keys and non-finite numbers are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True
-    )
 
 
 class RunSection(Section):
@@ -59,6 +48,8 @@ class DataSection(Section):
     """Colour put behind transparent pixels."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with images that cannot be decoded: stop and list all, or skip and count them."""
+    licence: str = ""
+    """Terms of the images, for the data card of the synthetic set."""
 
 
 class CaptionsSection(Section):
@@ -109,13 +100,17 @@ class ModelSection(Section):
     """For a file: folder or hub id of its configurations and tokenizer; the usual one of its kind when absent."""
     image_latents_scaled: bool = False
     """Multiply the condition latents by the VAE's scaling factor; InstructPix2Pix weights expect no."""
+    licence: str = ""
+    """Terms of the base model, for the data card of the synthetic set."""
 
 
 class TrainSection(Section):
     """Fine-tuning of the UNet on same-class pairs."""
 
-    max_train_steps: Positive = 500
-    """Optimisation steps."""
+    max_train_steps: Positive | None = None
+    """Optimisation steps; when absent, so many as show each training image `passes` times."""
+    passes: Rate = 128.0
+    """How often each training image is shown where max_train_steps is absent; more learn few images by heart."""
     train_batch_size: Positive = 16
     """Global batch of one forward pass, over all processes."""
     gradient_accumulation_steps: Positive = 1
@@ -178,7 +173,7 @@ class TrainSection(Section):
     """torch.compile the UNet: minutes at the start, faster steps."""
     random_flip: bool = False
     """Mirror x and x' independently; wrong for digits, text and laterality."""
-    random_crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    random_crop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
     """Crop x and x' independently to a random scale of at least 1 - random_crop of the side."""
     transforms: Positive = 4
     """How many differently cropped copies of each image the latents cache holds when random_crop > 0."""
@@ -201,38 +196,16 @@ class TrainSection(Section):
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "swanlab", "trackio"]] = []
     """Also send the log to these trackers, through accelerate; run/logs/train.jsonl is always written."""
 
+    @property
+    def steps(self) -> int:
+        """Optimisation steps, once `mvc.expected.with_steps` has settled them.
 
-class GenerateSection(Section):
-    """The synthetic set."""
-
-    per_real: Annotated[float, Field(gt=0.0)] = 4.0
-    """Synthetic images per real training image, over all sources."""
-    sources: dict[Literal["finetuned", "pretrained"], Share] = {"finetuned": 1.0}
-    """Share of each source; shares add up to 1."""
-    scheduler: Literal["dpmsolver++", "unipc", "ddim", "euler"] = "dpmsolver++"
-    """Sampler; all four are deterministic given the noise."""
-    num_inference_steps: Positive = 20
-    """Denoising steps."""
-    guidance: Literal["paper", "dual"] = "paper"
-    """paper: Eq. (6) with guidance_scale alone; dual: text and image guidance apart."""
-    guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
-    """w of Eq. (6), or the text guidance of `dual`; 1 switches guidance off."""
-    image_guidance_scale: Annotated[float, Field(ge=0.0)] = 1.5
-    """Image guidance of `dual`."""
-    pretrained_guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
-    """Guidance of the source `pretrained`."""
-    batch_size: Positive = 16
-    """Images denoised at once."""
-    preview: Count = 8
-    """Images a class of each source that is not in the set, for the report alone."""
-
-    @field_validator("sources")
-    @classmethod
-    def _shares_add_up(cls, value: dict[str, float]) -> dict[str, float]:
-        total = sum(value.values())
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"the shares add up to {total:g}, not 1")
-        return value
+        Raises:
+            ValueError: it has not.
+        """
+        if self.max_train_steps is None:
+            raise ValueError("the number of training images, and so of steps, is not known yet")
+        return self.max_train_steps
 
 
 class ClassifySection(Section):
@@ -274,7 +247,7 @@ class ClassifySection(Section):
     def _known_arms(cls, value: list[str]) -> list[str]:
         pattern = re.compile(rf"^({'|'.join(STRATEGIES)})(@({'|'.join(SOURCES)}))?$")
         for arm in value:
-            if not pattern.match(arm) or arm in ("real@finetuned", "real@pretrained"):
+            if not pattern.match(arm) or arm.startswith("real@"):
                 raise ValueError(f"unknown arm '{arm}'; a strategy is one of {', '.join(STRATEGIES)}, @source optional")
         if len(set(value)) != len(value) or "real" not in value:
             raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
@@ -313,5 +286,8 @@ class Experiment(Section):
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
     generate: GenerateSection = GenerateSection()
+    filter: FilterSection = FilterSection()
+    quality: QualitySection = QualitySection()
+    tune: TuneSection = TuneSection()
     classify: ClassifySection = ClassifySection()
     report: ReportSection = ReportSection()

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mvc.config import Experiment, Section
+from mvc.config import Experiment
+from mvc.config_types import Section
 from mvc.errors import ConfigError
 
 SIZE_LIMIT = 1_000_000

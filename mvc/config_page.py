@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mvc.config import Experiment, Section
+from mvc.config import Experiment
 from mvc.config_file import allowed_values, to_yaml
+from mvc.config_types import Section
 
 HEAD = """# Every key of an experiment
 

@@ -37,7 +37,9 @@ FACTS = "mvc.json"
 """File of a published model that keeps what generation has to know, such as `image_latents_scaled`."""
 
 
-def resolve_base(base: str | Path, revision: str | None = None, config: str | None = None) -> Path:
+def resolve_base(
+    base: str | Path, revision: str | None = None, config: str | None = None, key: str = "model.base"
+) -> Path:
     """Find the folder of a model in diffusers' layout, and make sure that it is one we know.
 
     Args:
@@ -45,6 +47,7 @@ def resolve_base(base: str | Path, revision: str | None = None, config: str | No
             or a hub id, which is fetched once and then used offline.
         revision: branch, tag or commit on the hub.
         config: for a file, where its configurations are; see `mvc.single_file.converted`.
+        key: key of the experiment that names it, for the errors.
 
     Raises:
         EnvironmentFault: there is no such folder, it lacks a part, is pickled, or the hub cannot be reached.
@@ -65,7 +68,7 @@ def resolve_base(base: str | Path, revision: str | None = None, config: str | No
         folder = fetch(base, revision, [f"{part}/*{suffix}" for part in parts for suffix in SUFFIXES])
     else:
         raise EnvironmentFault(
-            f"model.base {base} is not there", do="give `tiny`, a diffusers folder, a .safetensors file or a hub id"
+            f"{key} {base} is not there", do="give `tiny`, a diffusers folder, a .safetensors file or a hub id"
         )
     family_of(folder)
     return folder
@@ -281,6 +284,9 @@ def save_model(
             unet.save_pretrained(folder / "unet", safe_serialization=True)
         except SafetensorError as error:  # a full disk
             raise EnvironmentFault(f"cannot write {target}", why=str(error), do="free some space") from error
+        # diffusers notes where the base lay; a model that is given away shall not name a place.
+        config = read_json_object(config_path(folder, "unet"))
+        write_json(config_path(folder, "unet"), {key: value for key, value in config.items() if key != "_name_or_path"})
         for part in kind.parts[1:]:
             (folder / part).mkdir()
             for path in part_files(source / part):

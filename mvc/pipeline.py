@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -16,113 +15,13 @@ from typing import Any
 from mvc.config import Experiment
 from mvc.config_file import to_yaml
 from mvc.errors import ConfigError, EnvironmentFault
+from mvc.expected import needs_model
 from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
 from mvc.preflight import check_experiment, check_splits
 from mvc.processes import release, together
 from mvc.progress import say
+from mvc.stages import CAPTIONS, STAGES, Stage
 from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
-
-INDEX, CAPTIONS, MODEL = "data/index.jsonl", "captions.jsonl", "model/manifest.json"
-SYNTHETIC, VERDICT = "synthetic/train/metadata.jsonl", "results/verdict.json"
-TRAIN_FREE = tuple(
-    f"train.{key}"
-    for key in (
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "max_skipped_steps",
-        "ema_device",
-        "attention",
-        "gradient_checkpointing",
-        "channels_last",
-        "compile",
-        "validation_samples",
-        "validation_steps",
-        "sample_steps",
-        "sample_images",
-        "report_to",
-        "publish",
-    )
-)
-"""Keys that say how to train and what to look at, not what comes out; checkpoints go on when they change."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run.
-
-    Attributes:
-        name: name of its command.
-        function: dotted path of the function that does it, imported only when it runs.
-        settings: keys, or whole sections, of the experiment that its result depends on.
-        inputs: files of the run whose content it depends on.
-        result: the file that exists once it is finished.
-        outputs: what `--redo` removes.
-        free: keys that may change on a finished run: the stage then adds to what is there.
-        anew: an unfinished one holds nothing that other settings could spoil.
-        shared: several processes do it together; process 0 does all others alone.
-    """
-
-    name: str
-    function: str
-    settings: tuple[str, ...]
-    inputs: tuple[str, ...]
-    result: str
-    outputs: tuple[str, ...]
-    free: tuple[str, ...] = ()
-    anew: bool = False
-    shared: bool = False
-
-
-STAGES = (
-    Stage("data", "mvc.data_stage:run_data", ("data",), (), INDEX, ("data",), ("data.image_size",), anew=True),
-    Stage(
-        "caption",
-        "mvc.caption_stage:run_caption",
-        ("captions", "data.class_names"),
-        (INDEX,),
-        CAPTIONS,
-        (CAPTIONS,),
-        ("captions.batch_size",),
-        anew=True,
-    ),
-    Stage(
-        "train",
-        "mvc.train.stage:run_train",
-        ("run.seed", "data.image_size", "mixing", "model", "train"),
-        (INDEX, CAPTIONS),
-        MODEL,
-        ("checkpoints", "model", "lora", "logs", "samples"),
-        TRAIN_FREE,
-        shared=True,
-    ),
-    Stage(
-        "generate",
-        "mvc.generate.stage:run_generate",
-        ("run.seed", "data.image_size", "mixing", "model", "generate"),
-        (INDEX, CAPTIONS, MODEL),
-        SYNTHETIC,
-        ("synthetic", "preview"),
-        ("generate.per_real", "generate.preview", "generate.batch_size"),
-    ),
-    Stage(
-        "classify",
-        "mvc.classify.stage:run_classify",
-        ("data.image_size", "classify"),
-        (INDEX, SYNTHETIC),
-        VERDICT,
-        ("results",),
-        ("classify",),
-    ),
-    Stage(
-        "report",
-        "mvc.report.page:write_report",
-        ("report",),
-        (INDEX, CAPTIONS, MODEL, SYNTHETIC, VERDICT, "results/table.csv"),
-        "report/index.html",
-        ("report",),
-        ("report",),
-    ),
-)
 
 
 def flat_settings(experiment: Experiment, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -208,19 +107,20 @@ def _remove_outputs(run: Path, stage: Stage) -> None:
             path.unlink(missing_ok=True)
 
 
-def _run_function(stage: Stage) -> Callable[[Path, Experiment], object]:
-    module, _, name = stage.function.partition(":")
-    function: Callable[[Path, Experiment], object] = getattr(import_module(module), name)
+def _named(path: str) -> Callable[..., object]:
+    module, _, name = path.partition(":")
+    function: Callable[..., object] = getattr(import_module(module), name)
     return function
 
 
-def run_stages(experiment: Experiment, until: str, redo: bool = False) -> bool:
+def run_stages(experiment: Experiment, until: str, redo: bool = False, keep: Collection[str] = ()) -> bool:
     """Do what is missing of a run, up to and with one stage.
 
     Args:
         experiment: with run.dir set.
         until: name of the last stage to do.
         redo: make stages whose settings or inputs changed again, and all after them, removing their old results.
+        keep: names of stages that are left as they are once they are finished, whatever has changed.
 
     Returns:
         whether anything was done.
@@ -237,11 +137,24 @@ def run_stages(experiment: Experiment, until: str, redo: bool = False) -> bool:
         remove_leftovers(run)
         record = read_record(run)
         worked = False
-        for stage in STAGES[: names.index(until) + 1]:
+        due = STAGES[: names.index(until) + 1]
+        for number, stage in enumerate(due):
+            if not any(later.shared for later in due[number:]):
+                release(0)  # nothing is left that other processes could join
+            if stage.name in keep and _is_finished(run, stage, record):
+                continue
+            if stage.name == "train" and until != "train" and not needs_model(experiment):
+                say("train: no image of the fine-tuned model is asked for, nothing to do")
+                continue
             worked = _run_stage(run, experiment, stage, record, redo) or worked
             if stage.name == "data":
                 check_splits(run, until)
     return worked
+
+
+def _is_finished(run: Path, stage: Stage, record: Mapping[str, Any]) -> bool:
+    entry = record["stages"].get(stage.name)
+    return entry is not None and entry["state"] == "finished" and (run / stage.result).exists()
 
 
 def _nothing_to_spoil(run: Path, stage: Stage) -> bool:
@@ -266,10 +179,8 @@ def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str
             say(f"{stage.name}: made again, because of {changed}")
             _remove_outputs(run, stage)
             entry = None
-    if entry is not None and entry["state"] == "finished" and not changes and (run / stage.result).exists():
+    if _is_finished(run, stage, record) and not changes and (not stage.whole or _named(stage.whole)(run)):
         say(f"{stage.name}: done before, nothing to do")
-        if stage.shared:
-            release(0)
         return False
     if changes:
         say(f"{stage.name}: goes on with {'; '.join(map(_short, changes))}")
@@ -289,11 +200,11 @@ def _run_stage(run: Path, experiment: Experiment, stage: Stage, record: dict[str
 
 def _do(run: Path, experiment: Experiment, stage: Stage) -> None:
     if not stage.shared:
-        _run_function(stage)(run, experiment)
+        _named(stage.function)(run, experiment)
         return
     word = {"stage": stage.name, "run": str(run.resolve()), "experiment": experiment.model_dump(mode="json")}
     with together(word):
-        _run_function(stage)(run, experiment)
+        _named(stage.function)(run, experiment)
 
 
 def join_stage(word: Mapping[str, Any]) -> None:
@@ -303,7 +214,7 @@ def join_stage(word: Mapping[str, Any]) -> None:
         word: what process 0 said: the name of the stage, the run folder, the experiment as JSON values.
     """
     stage = next(stage for stage in STAGES if stage.name == word["stage"])
-    _run_function(stage)(Path(word["run"]), Experiment.model_validate(word["experiment"]))
+    _named(stage.function)(Path(word["run"]), Experiment.model_validate(word["experiment"]))
 
 
 def _note(

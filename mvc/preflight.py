@@ -12,6 +12,31 @@ COMPARING = ("classify", "report")
 """Stages that need classifiers to be compared."""
 
 
+BEFORE_GENERATION = ("data", "caption", "train")
+
+
+def _check_generation(experiment: Experiment) -> None:
+    """What generation and its filters would miss only after fine-tuning."""
+    generate, looks = experiment.generate, experiment.filter
+    if generate.sources.get("import", 0.0) > 0 and not Path(generate.import_path or "").is_dir():
+        raise ConfigError(
+            f"generate.import_path: {generate.import_path} is not a folder", do="give a folder of class folders"
+        )
+    if generate.sources.get("instruct_pix2pix", 0.0) > 0 and generate.edit_model is not None:
+        from mvc.models import resolve_base
+
+        resolve_base(generate.edit_model, key="generate.edit_model")
+    if generate.compile:
+        from mvc.compiling import require_compiler
+
+        require_compiler("generate.compile")
+    for key, spec in (("filter.extractor", looks.extractor), ("filter.clip", looks.clip)):
+        if spec not in (None, "auto", "tiny"):
+            from mvc.extractors import find_extractor
+
+            find_extractor(spec or "", key)
+
+
 def check_experiment(experiment: Experiment, until: str) -> None:
     """Check what classifiers will need against what generation will make.
 
@@ -20,8 +45,11 @@ def check_experiment(experiment: Experiment, until: str) -> None:
         until: name of the last stage that is asked for.
 
     Raises:
-        ConfigError: an arm needs a source that is not in generate.sources, or classify.weights is missing.
+        ConfigError: an arm needs a source that is not in generate.sources, or a place that is named is missing.
+        EnvironmentFault: a model that generation or a filter needs is missing or damaged, or there is no compiler.
     """
+    if until not in BEFORE_GENERATION:
+        _check_generation(experiment)
     if until not in COMPARING:
         return
     sources = [name for name, share in experiment.generate.sources.items() if share > 0]

@@ -84,9 +84,9 @@ class Meter:
 
 
 @contextmanager
-def meter(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter]:
+def meter(label: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None) -> Iterator[Meter]:
     """Show the progress of a block of work; yields the `Meter` to advance."""
-    shown = Meter(label, total, unit, done)
+    shown = Meter(label, total, unit, done, stream)
     try:
         yield shown
     finally:

@@ -8,8 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mvc.config import Experiment
+from mvc.dataset import INDEX
 from mvc.errors import ConfigError
-from mvc.pipeline import STAGES, read_record
+from mvc.expected import training_counts, with_steps
+from mvc.pipeline import read_record
+from mvc.stages import STAGES
 
 
 def require_run(run: Path) -> None:
@@ -30,6 +33,11 @@ def _lines(path: Path) -> int:
     return sum(1 for _ in open(path, "rb")) if path.exists() else 0
 
 
+def _steps(run: Path, experiment: Experiment) -> int:
+    images = sum(training_counts(run, experiment).values()) if (run / INDEX).exists() else 0
+    return with_steps(experiment, images).train.steps
+
+
 def _detail(run: Path, experiment: Experiment, stage: str) -> str:
     """What a stage has made so far, in words."""
     if stage == "data":
@@ -39,9 +47,13 @@ def _detail(run: Path, experiment: Experiment, stage: str) -> str:
         return f"{done} captions"
     if stage == "train":
         steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
-        return f"newest checkpoint {steps[-1] if steps else 'none'} of {experiment.train.max_train_steps} steps"
+        return f"newest checkpoint {steps[-1] if steps else 'none'} of {_steps(run, experiment)} steps"
     if stage == "generate":
-        return f"{_count(run / 'synthetic' / 'train', '*/*.png')} images"
+        return f"{_count(run / 'synthetic', 't*/*/*.png') + _count(run / 'synthetic', 'r*/*/*.png')} images drawn"
+    if stage == "filter":
+        return f"{_lines(run / 'synthetic' / 'train' / 'metadata.jsonl')} images accepted"
+    if stage == "quality":
+        return "quality/quality.json" if (run / "quality" / "quality.json").exists() else ""
     if stage == "classify":
         runs = len(experiment.classify.arms) * len(experiment.classify.seed_list)
         return f"{_count(run / 'results', '*-seed*.json')} of {runs} classifiers"

@@ -28,6 +28,9 @@ QUICK = [
     "generate.per_real=1",
     "generate.num_inference_steps=2",
     "generate.preview=2",
+    # After so few steps an image shows neither its class nor anything of its own.
+    "filter.classifier=false",
+    "filter.repeats=false",
     "classify.max_train_steps=4",
     "classify.evaluation_steps=2",
     "classify.seeds=2",

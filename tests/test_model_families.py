@@ -14,9 +14,11 @@ from diffusers import DiffusionPipeline, StableDiffusionXLInstructPix2PixPipelin
 from PIL import Image
 
 from mvc import models
+from mvc.config import Experiment
 from mvc.dataset import load_index
 from mvc.denoise import make_scheduler
 from mvc.diffusion import widen_conv_in
+from mvc.generate.filter_stage import run_filter
 from mvc.generate.stage import run_generate
 from mvc.images import decode, to_tensor
 from mvc.mixing import MixingPlan, apply_plan, draw_plan
@@ -53,11 +55,18 @@ def trained(folder: Path, write: Callable[[Path], object], **model: Any) -> Path
     experiment = experiment_for(run, max_train_steps=2)
     content = experiment.model_dump()
     content["model"] |= model
-    content["generate"] |= {**SETTINGS, "image_guidance_scale": 1.5, "sources": {"finetuned": 0.5, "pretrained": 0.5}}
-    experiment = type(experiment).model_validate(content)
-    run_train(run, experiment)
-    run_generate(run, experiment)
+    run_train(run, type(experiment).model_validate(content))
+    generated(run, content)
     return run
+
+
+def generated(run: Path, content: dict[str, Any]) -> None:
+    """Make the synthetic set of a run."""
+    content["generate"] |= {**SETTINGS, "image_guidance_scale": 1.5, "sources": {"finetuned": 0.5, "pretrained": 0.5}}
+    content["filter"] |= {"classifier": False}  # random pictures show no class
+    experiment = Experiment.model_validate(content)
+    run_generate(run, experiment)
+    run_filter(run, experiment)
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -187,9 +196,7 @@ def test_a_fine_tuned_model_is_drawn_from_with_its_own_scheduler(tmp_path: Path)
     path = run / "model/scheduler/scheduler_config.json"
     first = {image.row["id"]: image.row["sha256"] for image in read_synthetic(run) if image.class_name == "cat"}
     path.write_text(json.dumps({**json.loads(path.read_text()), "timestep_spacing": "trailing"}))
-    content = experiment_for(run).model_dump()
-    content["generate"] |= {**SETTINGS, "image_guidance_scale": 1.5, "sources": {"finetuned": 0.5, "pretrained": 0.5}}
-    run_generate(run, type(experiment_for(run)).model_validate(content))
+    generated(run, experiment_for(run).model_dump())
     for image in read_synthetic(run):
         if image.class_name == "cat":
             assert (image.row["sha256"] == first[image.row["id"]]) == (image.source == "pretrained")

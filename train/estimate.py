@@ -13,11 +13,12 @@ from accelerate import Accelerator
 
 from mvc import models
 from mvc.config import Experiment
+from mvc.config_types import middle
 from mvc.denoise import make_scheduler
 from mvc.devices import available_memory
 from mvc.diffusion import guidance_terms
 from mvc.disk import bytes_below, free_bytes, require_space
-from mvc.expected import synthetic_count, training_counts
+from mvc.expected import synthetic_count, training_counts, with_steps
 from mvc.families import family_of
 from mvc.loading import part_files
 
@@ -105,8 +106,10 @@ def estimate(experiment: Experiment) -> Estimate:
         Stopped: a signal asked for a stop.
     """
     require_settings(experiment)
-    train, run = experiment.train, Path(experiment.run.dir)
+    run = Path(experiment.run.dir)
     counts = training_counts(run, experiment)
+    experiment = with_steps(experiment, sum(counts.values()))
+    train = experiment.train
     base = models.resolve_base(experiment.model.base, experiment.model.revision, experiment.model.config)
     size = models.working_size(base, experiment.data.image_size)
     accelerator = make_accelerator(experiment)
@@ -117,7 +120,7 @@ def estimate(experiment: Experiment) -> Estimate:
     memory = memory_parts(every, learnt, train.optimizer, average_there)
     tokens = int(models.read_config(base, "text_encoder")["max_position_embeddings"])
     materials = random_materials(unet.config, size // models.vae_factor(base), tokens, size)
-    training, synthetic = sum(counts.values()), synthetic_count(counts.values(), experiment)
+    training, synthetic = sum(counts.values()), synthetic_count(counts, experiment)
     disk = _disk(experiment, base, unet, materials, training, synthetic * size * size * 3)
     available = _available(device, memory)
     pace, images = None, None
@@ -192,7 +195,7 @@ def _measured(
         return None, None
     accelerator.free_memory()  # the optimiser's moments
     unet = accelerator.unwrap_model(unet, keep_fp32_wrapper=False).eval().requires_grad_(False)
-    terms = guidance_terms(generate.guidance, generate.guidance_scale, generate.image_guidance_scale)
+    terms = guidance_terms(generate.guidance, middle(generate.guidance_scale), middle(generate.image_guidance_scale))
     batch_size = generate.batch_size
     if accelerator.device.type == "cpu":  # a few seconds will do: the time is in proportion to the batch
         batch_size = min(batch_size, max(1, int(ENOUGH / (2 * len(terms) * pace.validation))))
@@ -220,8 +223,8 @@ def _seconds(
     if images is not None:
         seconds["encoding images"] = images.encode * encoded
     if pace is not None:
-        seconds["fine-tuning"] = pace.first + pace.step * (train.max_train_steps - 1)
-        last = train.max_train_steps
+        seconds["fine-tuning"] = pace.first + pace.step * (train.steps - 1)
+        last = train.steps
         looks = {
             step for every in (train.validation_steps, train.checkpointing_steps) for step in range(0, last, every)
         }

@@ -14,8 +14,9 @@ from mvc.config import Experiment
 from mvc.dataset import Dataset, load_index
 from mvc.diffusion import ZERO_SNR
 from mvc.disk import require_space
-from mvc.pipeline import TRAIN_FREE
+from mvc.expected import with_steps
 from mvc.progress import say
+from mvc.stages import TRAIN_FREE
 from mvc.storage import publish_folder, sha256_json
 
 from .batches import Materials, assemble
@@ -60,9 +61,10 @@ def run_train(run: Path, experiment: Experiment) -> None:
         NumericError: training diverged.
         Stopped: a signal asked for a stop; what was done is saved.
     """
-    train = experiment.train
     require_settings(experiment)
     dataset = load_index(run)
+    experiment = with_steps(experiment, len(dataset.split("train")))
+    train = experiment.train
     base = models.resolve_base(experiment.model.base, experiment.model.revision, experiment.model.config)
     size = models.working_size(base, experiment.data.image_size)
     accelerator = make_accelerator(experiment)
@@ -84,7 +86,7 @@ def run_train(run: Path, experiment: Experiment) -> None:
             "image_size": size,
         }
         publish(run, experiment, base, facts)
-        _tell(run, train.max_train_steps, outcome)
+        _tell(run, train.steps, outcome)
     accelerator.wait_for_everyone()
 
 

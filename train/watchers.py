@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from mvc import models
 from mvc.config import Experiment
+from mvc.config_types import middle
 from mvc.diffusion import guidance_terms
 
 from .batches import Materials, Sampling
@@ -81,7 +82,7 @@ def _drawer(
         inputs=sample_inputs(materials, sampling, train.sample_images, _share(train.train_batch_size, accelerator)),
         scheduler=how.scheduler,
         scheduler_config=noise_scheduler.config,
-        terms=guidance_terms(how.guidance, how.guidance_scale, how.image_guidance_scale),
+        terms=guidance_terms(how.guidance, middle(how.guidance_scale), middle(how.image_guidance_scale)),
         num_inference_steps=how.num_inference_steps,
         load_vae=lambda: models.load_vae(base),
         accelerator=accelerator,

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mvc.candidates import write_image
 from mvc.randomness import numpy_generator
 from mvc.storage import sha256_file, write_json, write_json_lines
-from mvc.synthetic import synthetic_folder, write_image
+from mvc.synthetic import synthetic_folder
 
 CLASSES = ["dark", "light"]
 COUNTS = {"train": 6, "validation": 8, "test": 20}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mvc.candidates import write_image
 from mvc.classify import images as module
 from mvc.classify.images import cached_images
 from mvc.errors import DataError
 from mvc.storage import sha256_file, write_bytes
-from mvc.synthetic import write_image
 
 from .runs import picture
 

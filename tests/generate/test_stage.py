@@ -1,113 +1,49 @@
-"""The generate stage on a whole run: counts, provenance, resuming to the byte, and what it refuses."""
+"""The generate stage on a whole run: amounts, provenance, what diffusers makes of the same rows, what it refuses."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mvc import models
-from mvc.config import Experiment
+from mvc.candidates import pool_of, read_candidates
 from mvc.dataset import load_index
 from mvc.denoise import make_scheduler
-from mvc.errors import ConfigError, DataError, NumericError, Stopped
-from mvc.generate import source as source_module
-from mvc.generate import stage
+from mvc.errors import ConfigError, DataError
+from mvc.generate import drawing
+from mvc.generate.filter_stage import run_filter
 from mvc.generate.stage import run_generate
 from mvc.images import decode, to_tensor
 from mvc.mixing import MixingPlan, apply_plan
-from mvc.randomness import generator, numpy_generator
-from mvc.stopping import flag
-from mvc.storage import read_json, read_json_lines, sha256_file, write_json, write_json_lines
+from mvc.randomness import generator
+from mvc.storage import read_json, read_json_lines, sha256_file
 from mvc.synthetic import METADATA, read_synthetic, synthetic_folder
-from tests.tiny_parts import IMAGE_SIZE, LATENT_SIZE, tiny_unet, write_pipeline
+from tests.generate.toy_run import (
+    BOTH,
+    WORDS,
+    assert_same_picture,
+    contents,
+    experiment,
+    picture,
+    write_run,
+)
+from tests.tiny_parts import IMAGE_SIZE, LATENT_SIZE
 
 # diffusers' schedulers turn tensors into numpy arrays in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-WORDS = {"cat": ["red", "green", "big", "small"], "dog": ["wet", "old", "thin"]}
-SETTINGS: dict[str, Any] = {
-    "per_real": 2.0,
-    "num_inference_steps": 2,
-    "guidance": "dual",
-    "guidance_scale": 3.0,
-    "image_guidance_scale": 1.5,
-    "batch_size": 3,
-    "preview": 2,
-}
 
-
-def write_run(run: Path, scaled: bool = False) -> Path:
-    """A run as the stages before leave it: 4 cats and 3 dogs, their captions, a model with random weights."""
-    base = write_pipeline(run / "base")
-    index, captions = [], []
-    for label, (name, words) in enumerate(WORDS.items()):
-        for number, word in enumerate(words):
-            path = run / "pictures" / name / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = numpy_generator(0, "picture", label, number).integers(0, 256, (40, 36, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-            record = {"id": f"{name}/{number}.png", "path": f"{name}/{number}.png", "class_name": name, "label": label}
-            facts = {"split": "train", "sha256": sha256_file(path), "width": 36, "height": 40, "mode": "RGB"}
-            index.append({**record, **facts, "used": True})
-            text = f"This is an image of {name}. a {word} {name}."
-            captions.append({"id": record["id"], "class_name": name, "caption": text, "captioner": "file"})
-    classes = [{"folder": name, "words": name, "label": label} for label, name in enumerate(WORDS)]
-    write_json(run / "data" / "classes.json", {"root": "pictures", "classes": classes})
-    write_json_lines(run / "data" / "index.jsonl", index)
-    write_json_lines(run / "captions.jsonl", captions)
-    models.save_model(run / "model", tiny_unet(1, in_channels=8), base, None, {"image_latents_scaled": scaled})
-    return run
-
-
-def experiment(run: Path, **changes: Any) -> Experiment:
-    return Experiment.model_validate(
-        {
-            "run": {"device": "cpu", "seed": 5},
-            "data": {"image_size": IMAGE_SIZE},
-            "mixing": {"coarse": 2, "fine": 3},
-            "model": {"base": str(run / "base")},
-            "generate": {**SETTINGS, **changes},
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("finished")
-    shutil.copytree(prepared, run, dirs_exist_ok=True)
-    run_generate(run, experiment(run, sources=BOTH))
-    return run
-
-
-BOTH = {"finetuned": 0.6, "pretrained": 0.4}
-
-
-@pytest.fixture
-def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
-    # The base model's path is no part of a recipe, its content is: a copy of a run is the same run.
-    def copy(run: Path) -> Path:
-        return Path(shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True))
-
-    return copy
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    files = (path for place in ("synthetic", "preview") for path in sorted((run / place).rglob("*")))
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in files if path.is_file()}
+def generate(run: Path, looks: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Both stages, as `mvc generate` does them."""
+    run_generate(run, experiment(run, looks, **changes))
+    run_filter(run, experiment(run, looks, **changes))
 
 
 def test_counts_names_and_sizes(finished: Path) -> None:
@@ -123,6 +59,24 @@ def test_counts_names_and_sizes(finished: Path) -> None:
     assert len({image.row["sha256"] for image in images}) == len(images)
 
 
+@pytest.mark.parametrize(
+    ("amounts", "expected"),
+    [
+        ({"per_real": 0.5}, {"cat": 2, "dog": 2}),
+        ({"per_real": 1.0}, {"cat": 4, "dog": 3}),
+        ({"per_class": 3}, {"cat": 3, "dog": 3}),
+        # 4 cats and as many synthetic ones are 8; 3 dogs lack 5.
+        ({"per_real": 1.0, "balance": True}, {"cat": 4, "dog": 5}),
+        ({"per_real": 0.0, "balance": True}, {"dog": 1}),
+    ],
+)
+def test_amounts(prepared: Path, copy_of: Any, amounts: dict[str, Any], expected: dict[str, int]) -> None:
+    run = copy_of(prepared)
+    generate(run, sources={"pretrained": 1.0}, preview=0, **amounts)
+    assert Counter(image.class_name for image in read_synthetic(run)) == expected
+    assert read_json(run / "synthetic" / "wanted.json") == {"pretrained": expected}
+
+
 def text_of(run: Path, row: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Embedding of an image by its row alone, and the empty text's, by diffusers' own encoding."""
     pipeline = StableDiffusionPipeline.from_pretrained(run / "base", use_safetensors=True)
@@ -135,30 +89,22 @@ def text_of(run: Path, row: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return apply_plan(MixingPlan.from_rows([row["plan"]]), states), null[:1]
 
 
-def picture(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
-
-
 def noise_of(row: Any) -> torch.Tensor:
     drawn = generator(row["seed"], f"noise {row['source']} {row['class_name']}", row["index"], row["attempt"])
     return torch.randn(1, 4, LATENT_SIZE, LATENT_SIZE, generator=drawn)
 
 
-def assert_same_picture(path: Path, expected: np.ndarray) -> None:
-    """At most one of 256 levels apart, for the rounding of single against batched convolutions."""
-    difference = np.abs(picture(path).astype(int) - np.rint(expected[0] * 255).astype(int))
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
-
-
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_fine_tuned_image_is_what_diffusers_makes_of_its_row(tmp_path: Path, scaled: bool) -> None:
     run = write_run(tmp_path, scaled)
-    run_generate(run, experiment(run, preview=0))
+    # A guidance of its own for each image.
+    generate(run, preview=0, guidance_scale=[2.0, 5.0], image_guidance_scale=[1.0, 2.0])
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(run / "model", use_safetensors=True)
     pipeline.scheduler = make_scheduler("dpmsolver++", pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    for image in read_synthetic(run)[::4]:
+    images = read_synthetic(run)
+    assert len({image.row["guidance_scale"] for image in images}) == len(images)
+    for image in images[::4]:
         row = image.row
         assert row["source_image"] is not None
         real = to_tensor(decode(run / "pictures" / row["source_image"]), IMAGE_SIZE)
@@ -175,7 +121,7 @@ def test_a_fine_tuned_image_is_what_diffusers_makes_of_its_row(tmp_path: Path, s
             image_guidance_scale=row["image_guidance_scale"],
             output_type="np",
         ).images
-        assert_same_picture(image.path, expected)
+        assert_same_picture(image.path, expected[0])
 
 
 def test_a_pre_trained_image_is_what_diffusers_makes_of_its_row(finished: Path) -> None:
@@ -192,89 +138,31 @@ def test_a_pre_trained_image_is_what_diffusers_makes_of_its_row(finished: Path) 
             guidance_scale=7.5,
             output_type="np",
         ).images
-        assert_same_picture(image.path, expected)
+        assert_same_picture(image.path, expected[0])
 
 
 def test_a_finished_set_loads_no_model(finished: Path, copy_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = copy_of(finished)
-    monkeypatch.setattr(stage, "load_source", lambda *arguments: pytest.fail("a model was loaded"))
-    run_generate(run, experiment(run, sources=BOTH))
+    monkeypatch.setattr(drawing, "load_source", lambda *arguments: pytest.fail("a model was loaded"))
+    generate(run, sources=BOTH)
     assert contents(run) == contents(finished)
-
-
-@pytest.mark.parametrize("batches", [1, 2, 4])
-def test_stopped_by_a_signal_it_goes_on_to_the_same_bytes(
-    prepared: Path, finished: Path, copy_of: Any, monkeypatch: pytest.MonkeyPatch, batches: int
-) -> None:
-    run, calls = copy_of(prepared), []
-
-    def draw_and_signal(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == batches:
-            monkeypatch.setattr(flag, "signal", 15)
-        return source_module.draw_usable(*arguments)
-
-    monkeypatch.setattr(stage, "draw_usable", draw_and_signal)
-    with pytest.raises(Stopped, match=r"stopped by signal 15; \d+ of \d+ images are kept"):
-        run_generate(run, experiment(run, sources=BOTH))
-    assert len(calls) == batches and not (synthetic_folder(run) / METADATA).exists()
-    kept = len(list(run.glob("synthetic/train/*/*.png")))
-    assert 0 < kept < len(read_synthetic(finished))
-    monkeypatch.setattr(flag, "signal", None)
-    monkeypatch.setattr(stage, "draw_usable", source_module.draw_usable)
-    run_generate(run, experiment(run, sources=BOTH))
-    assert contents(run) == contents(finished)
-
-
-@pytest.mark.parametrize("files", [0, 4, 7])
-def test_killed_while_writing_it_goes_on_to_the_same_bytes(
-    prepared: Path, finished: Path, copy_of: Any, monkeypatch: pytest.MonkeyPatch, files: int
-) -> None:
-    run, written = copy_of(prepared), []
-    write_image = stage.write_image
-
-    def write_some(*arguments: Any) -> str:
-        written.append(arguments)
-        if len(written) > files:
-            raise KeyboardInterrupt
-        return write_image(*arguments)
-
-    monkeypatch.setattr(stage, "write_image", write_some)
-    with pytest.raises(KeyboardInterrupt):
-        run_generate(run, experiment(run, sources=BOTH))
-    (run / "synthetic" / "train" / ".tmp-1-half.png").write_bytes(b"half")
-    monkeypatch.setattr(stage, "write_image", write_image)
-    run_generate(run, experiment(run, sources=BOTH))
-    assert contents(run) == contents(finished)
-
-
-def test_deleted_and_damaged_files_are_made_again_alone(finished: Path, copy_of: Any) -> None:
-    run = copy_of(finished)
-    folder = synthetic_folder(run)
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
-    (folder / "cat" / "finetuned-00002.png").unlink()
-    (folder / "dog" / "pretrained-00001.png").write_bytes(b"damaged")
-    run_generate(run, experiment(run, sources=BOTH))
-    assert contents(run) == contents(finished)
-    changed = sorted(path.name for path, time in before.items() if path.stat().st_mtime_ns != time)
-    assert changed == ["finetuned-00002.png", "pretrained-00001.png"]
 
 
 def test_more_images_keep_the_earlier_ones_and_fewer_leave_no_extra(finished: Path, copy_of: Any) -> None:
     run = copy_of(finished)
-    run_generate(run, experiment(run, sources=BOTH, per_real=3.0))
+    generate(run, sources=BOTH, per_real=3.0)
     now, before = contents(run), contents(finished)
     pictures = {name for name in before if name.endswith(".png")}
     assert {name: now[name] for name in pictures} == {name: before[name] for name in pictures}
     assert len(read_synthetic(run)) == 21
     (run / "synthetic" / "train" / "cat" / "mine.png").write_bytes(b"somebody's own")
-    run_generate(run, experiment(run, sources=BOTH))
+    generate(run, sources=BOTH)
     assert {**before, "synthetic/train/cat/mine.png": b"somebody's own"} == contents(run)
 
 
 def test_other_settings_make_all_images_of_that_source_again(finished: Path, copy_of: Any) -> None:
     run = copy_of(finished)
-    run_generate(run, experiment(run, sources=BOTH, guidance_scale=2.0))
+    generate(run, sources=BOTH, guidance_scale=2.0)
     for image, old in zip(read_synthetic(run), read_synthetic(finished), strict=True):
         assert (image.row["sha256"] == old.row["sha256"]) == (image.source == "pretrained")
 
@@ -282,54 +170,44 @@ def test_other_settings_make_all_images_of_that_source_again(finished: Path, cop
 def test_an_image_depends_neither_on_batch_size_nor_on_the_other_source(finished: Path, copy_of: Any) -> None:
     run = copy_of(finished)
     shutil.rmtree(run / "synthetic")
-    run_generate(run, experiment(run, batch_size=8, preview=3))
+    generate(run, batch_size=8, preview=3)
     for place, source in ((synthetic_folder(run), "finetuned"), (run / "preview" / "pretrained", "pretrained")):
         for name in WORDS:
             for number in range(2):
-                own = f"{number}.png" if source == "pretrained" else f"{source}-{number:05d}.png"
                 expected = picture(synthetic_folder(finished) / name / f"{source}-{number:05d}.png")
-                assert_same_picture(place / name / own, expected[None] / 255)
+                assert_same_picture(place / name / f"{source}-{number:05d}.png", expected / 255)
 
 
 def test_previews_of_sources_outside_the_set(prepared: Path, copy_of: Any) -> None:
     run = copy_of(prepared)
-    run_generate(run, experiment(run, sources={"pretrained": 1.0}, per_real=1.0))
+    generate(run, sources={"pretrained": 1.0}, per_real=1.0)
     names = [path.relative_to(run / "preview").as_posix() for path in sorted((run / "preview").glob("*/*/*.png"))]
-    assert names == [f"finetuned/{name}/{number}.png" for name in WORDS for number in range(2)]
+    assert names == [f"finetuned/{name}/finetuned-{number:05d}.png" for name in WORDS for number in range(2)]
     assert {image.source for image in read_synthetic(run)} == {"pretrained"}
+    rows = [row["file_name"] for row in read_json_lines(run / "preview" / "finetuned" / "candidates.jsonl")]
+    assert [f"finetuned/{name}" for name in rows] == names
+    # Fewer of them: the others go, those that stay are as they were.
+    kept = (run / "preview" / "finetuned" / "cat" / "finetuned-00000.png").read_bytes()
+    generate(run, sources={"pretrained": 1.0}, per_real=1.0, preview=1)
+    assert [path.name for path in (run / "preview" / "finetuned" / "cat").iterdir()] == ["finetuned-00000.png"]
+    assert (run / "preview" / "finetuned" / "cat" / "finetuned-00000.png").read_bytes() == kept
 
 
-def test_an_unusable_image_is_drawn_again_and_the_others_stay(
-    prepared: Path, finished: Path, copy_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = copy_of(prepared)
-    draw_noise = source_module.draw_noise
-
-    def spoil(seed: int, jobs: Any, attempt: int, shape: Any) -> torch.Tensor:
-        noise = draw_noise(seed, jobs, attempt, shape)
-        for number, job in enumerate(jobs):
-            if (job.source, job.class_name, job.index) == ("finetuned", "cat", 1) and attempt < 3:
-                noise[number] = float("nan")
-        return noise
-
-    monkeypatch.setattr(source_module, "draw_noise", spoil)
-    run_generate(run, experiment(run, sources=BOTH))
-    for image, old in zip(read_synthetic(run), read_synthetic(finished), strict=True):
-        spoilt = image.row["file_name"] == "cat/finetuned-00001.png"
-        assert image.row["attempt"] == (3 if spoilt else 1)
-        assert (image.path.read_bytes() == old.path.read_bytes()) != spoilt
-
-
-@pytest.mark.parametrize(("factor", "state"), [(3e38, "not finite"), (0.0, "flat")])
-def test_a_model_that_makes_no_images_is_reported(prepared: Path, copy_of: Any, factor: float, state: str) -> None:
+@pytest.mark.parametrize(("factor", "reason"), [(3e38, "not finite"), (0.0, "blank")])
+def test_a_model_that_makes_no_images_is_reported(prepared: Path, copy_of: Any, factor: float, reason: str) -> None:
     run = copy_of(prepared)
     path = run / "base" / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     weights["decoder.conv_out.weight"] = torch.full_like(weights["decoder.conv_out.weight"], factor)
     save_file(weights, path)
-    with pytest.raises(NumericError, match=rf"finetuned-00000 of class cat \(index 0\) is {state}"):
-        run_generate(run, experiment(run))
-    assert not list(run.glob("synthetic/train/*/*.png"))
+    run_generate(run, experiment(run, {"attempts": 2}, per_class=2, preview=0))
+    rows = read_candidates(pool_of(run))
+    assert sorted(row["attempt"] for row in rows.values()) == [1] * 4 + [2] * 4
+    assert all((row["sha256"] is None) == (reason == "not finite") for row in rows.values())
+    with pytest.raises(DataError, match="the filters refuse all 8 images") as caught:
+        run_filter(run, experiment(run, {"attempts": 2}, per_class=2))
+    assert f"8 {reason}" in caught.value.why
+    assert not (synthetic_folder(run) / METADATA).exists()
 
 
 def test_refusals(prepared: Path, copy_of: Any) -> None:
@@ -345,12 +223,13 @@ def test_the_training_caches_are_used_as_they_are(finished: Path) -> None:
     """What generation needs of the caches has the keys that training gives them."""
     from mvc.train import materials as training
 
-    before = {path: path.stat().st_mtime_ns for path in (finished / "cache").rglob("*.safetensors")}
+    places = [finished / "cache" / "embeddings.safetensors", *(finished / "cache" / "latents").iterdir()]
+    before = {path: path.stat().st_mtime_ns for path in places}
     settings = experiment(finished)
     dataset = load_index(finished)
     base = models.resolve_base(settings.model.base)
     captions = training.training_captions(finished, dataset)
     materials = training.gather_materials(finished, settings, dataset, captions, base, IMAGE_SIZE)
-    assert {path: path.stat().st_mtime_ns for path in (finished / "cache").rglob("*.safetensors")} == before
+    assert {path: path.stat().st_mtime_ns for path in places} == before
     assert len(before) == 2 and materials.images.moments([0]).shape == (1, 8, LATENT_SIZE, LATENT_SIZE)
     assert read_json(finished / "model" / models.FACTS)["image_latents_scaled"] is False

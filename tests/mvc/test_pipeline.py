@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from mvc import pipeline
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError
-from mvc.pipeline import Stage, join_stage, run_stages
+from mvc.pipeline import join_stage, run_stages
+from mvc.stages import Stage
 
 CALLS: list[str] = []
 FAIL: set[str] = set()
@@ -27,6 +29,10 @@ def second(run: Path, experiment: Experiment) -> None:
     if "second" in FAIL:
         raise DataError("cannot go on")
     (run / "two.txt").write_text((run / "one" / "out.txt").read_text() + f" per_real {experiment.generate.per_real}")
+
+
+def whole(run: Path) -> bool:
+    return not (run / "one" / "lost").exists()
 
 
 HERE = "tests.mvc.test_pipeline"
@@ -141,6 +147,30 @@ def test_missing_result_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "two.txt").unlink()
     assert run_stages(experiment(tmp_path), "second")
     assert CALLS == ["first", "second", "second"]
+
+
+def test_a_kept_stage_stays_as_it_is_whatever_has_changed(tmp_path: Path) -> None:
+    run_stages(experiment(tmp_path), "second")
+    changed = experiment(tmp_path, generate={"per_real": 9, "batch_size": 3})
+    assert not run_stages(changed, "second", keep=("second",))
+    assert CALLS == ["first", "second"] and (tmp_path / "two.txt").read_text().endswith("4.0")
+    # What it was made from is still on record, so that the change is noticed later.
+    with pytest.raises(ConfigError, match="generate.batch_size: 16 -> 3"):
+        run_stages(changed, "second")
+    # Only a finished stage is kept.
+    (tmp_path / "two.txt").unlink()
+    assert run_stages(experiment(tmp_path), "second", keep=("first", "second"))
+    assert CALLS == ["first", "second", "second"]
+
+
+def test_a_stage_that_lost_a_part_of_its_result_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = replace(TWO_STAGES[0], whole=f"{HERE}:whole")
+    monkeypatch.setattr(pipeline, "STAGES", (looks, TWO_STAGES[1]))
+    run_stages(experiment(tmp_path), "second")
+    assert not run_stages(experiment(tmp_path), "second")
+    (tmp_path / "one" / "lost").touch()
+    assert run_stages(experiment(tmp_path), "second")
+    assert CALLS == ["first", "second", "first"], "its result is the same, so what follows is as it was"
 
 
 def test_a_run_can_be_moved(tmp_path: Path) -> None:

@@ -43,5 +43,5 @@ def experiment_for(run: Path, **train: Any) -> Experiment:
     if not base.exists():
         write_pipeline(base)
     short = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 2, "lr_warmup_steps": 2}
-    content = {"run": {"device": "cpu"}, "model": {"base": str(base)}, "train": {**short, **train}}
+    content = {"run": {"device": "cpu"}, "model": {"base": str(base)}, "train": {**short, "random_crop": 0.0, **train}}
     return Experiment.model_validate(content)

@@ -1,0 +1,28 @@
+"""What the sections of the experiment share: their base class and the kinds of numbers in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+_Guidance = Annotated[float, Field(ge=0.0)]
+Scale = _Guidance | tuple[_Guidance, _Guidance]
+"""A guidance scale, or a range that one is drawn from for each image."""
+
+
+def middle(scale: float | tuple[float, float]) -> float:
+    """A guidance scale as one number: itself, or the middle of its range."""
+    return sum(scale) / 2 if isinstance(scale, tuple) else scale
+
+
+class Section(BaseModel):
+    """Base of all sections: values cannot change, unknown keys and non-finite numbers are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )
