@@ -37,6 +37,7 @@ from mvc.diffusion import GuidanceTerm, guidance_terms, text_guidance_terms
 from mvc.images import to_pixels
 from mvc.mixing import apply_plan, draw_plan
 from mvc.randomness import derived_seed, generator
+from mvc.synthetic import read_synthetic
 from mvc.train.checkpoints import load_weights
 
 SIZE, STEPS, BATCH, RATE, MODEL_SEEDS = 32, 300, 64, 1e-3, (0, 1, 2)
@@ -256,13 +257,16 @@ def main() -> None:
     parser.add_argument("--without-condition", action="store_true", help="also sample with zeros for x'")
     parser.add_argument("--per-class", type=int, default=24)
     parser.add_argument("--strategies", nargs="+", default=["rsp", "two_phase"])
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", help="judge the fine-tuned images of these finished runs instead"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
     parser.add_argument("--out", type=Path, default=Path("study.jsonl"))
     parser.add_argument("changes", nargs="*", help="of the fine-tuning, such as train.learning_rate=1e-4")
     given = parser.parse_args()
     judge = None
-    for seed in given.seeds:
-        run = fine_tuned(given.folder, given.shots, seed, given.steps, given.changes)
+    for seed, finished in enumerate(given.runs) if given.runs else ((seed, None) for seed in given.seeds):
+        run = finished or fine_tuned(given.folder, given.shots, seed, given.steps, given.changes)
         dataset = load_index(run)
         root = run / "data" / "digits" / "train"
         found = [
@@ -271,7 +275,24 @@ def main() -> None:
         pool = load([path for path, _ in found], [label for _, label in found])
         judge = judge or train_judge(pool, len(dataset.classes))
         study = prepare(run, given.per_class, judge, pool, [path for path, _ in found])
-        _one_seed(study, seed, given)
+        if finished is not None:
+            _one_run(study, given)
+        else:
+            _one_seed(study, seed, given)
+
+
+def _one_run(study: Study, given: argparse.Namespace) -> None:
+    """Say how classifiers do with the accepted fine-tuned images of a run; count-matched duplicates beside them."""
+    made = [image for image in read_synthetic(study.run) if image.source == "finetuned"]
+    images = load([image.path for image in made], [study.dataset.classes.index(image.class_name) for image in made])
+    placeholder = Images(study.train.pixels[:1].expand(len(made), -1, -1, -1), study.train.labels[:1].expand(len(made)))
+    row: dict[str, Any] = {"run": study.run.name, "number": len(made), **measured(study, images)}
+    row["duplicate"] = accuracies(study, placeholder, "duplicate")
+    for one in given.strategies:
+        row[one] = accuracies(study, images, one)
+    with open(given.out, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 def _one_seed(study: Study, seed: int, given: argparse.Namespace) -> None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mvc import embedding_store, models
+from mvc.amounts import synthetic_per_class
 from mvc.captions import read_captions
 from mvc.config import Experiment
 from mvc.config_generation import SOURCES
 from mvc.dataset import Dataset, load_index
 from mvc.errors import ConfigError, DataError
-from mvc.expected import synthetic_per_class
 from mvc.mixing import content_rows
 from mvc.progress import say
 from mvc.synthetic import Candidate

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mvc import processes
+from mvc.amounts import previewed
 from mvc.candidates import Pool, close_pool, is_closed, open_pool, pool_of, read_candidates, whole_rows
 from mvc.config import Experiment
 from mvc.config_generation import PREVIEWED
-from mvc.expected import previewed
 from mvc.models import FACTS
 from mvc.progress import say
 from mvc.storage import remove_leftovers, write_json

@@ -198,7 +198,7 @@ class TrainSection(Section):
 
     @property
     def steps(self) -> int:
-        """Optimisation steps, once `mvc.expected.with_steps` has settled them.
+        """Optimisation steps, once `mvc.amounts.with_steps` has settled them.
 
         Raises:
             ValueError: it has not.

@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mvc.amounts import needs_model
 from mvc.config import Experiment
 from mvc.config_file import to_yaml
 from mvc.errors import ConfigError, EnvironmentFault
-from mvc.expected import needs_model
 from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
 from mvc.preflight import check_experiment, check_splits
 from mvc.processes import release, together

@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mvc.amounts import with_steps
 from mvc.config import Experiment
 from mvc.dataset import INDEX
 from mvc.errors import ConfigError
-from mvc.expected import training_counts, with_steps
+from mvc.expected import training_counts
 from mvc.pipeline import read_record
 from mvc.stages import STAGES
 

@@ -12,13 +12,14 @@ import torch
 from accelerate import Accelerator
 
 from mvc import models
+from mvc.amounts import with_steps
 from mvc.config import Experiment
 from mvc.config_types import middle
 from mvc.denoise import make_scheduler
 from mvc.devices import available_memory
 from mvc.diffusion import guidance_terms
 from mvc.disk import bytes_below, free_bytes, require_space
-from mvc.expected import synthetic_count, training_counts, with_steps
+from mvc.expected import synthetic_count, training_counts
 from mvc.families import family_of
 from mvc.loading import part_files
 

@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 
 from mvc import models
+from mvc.amounts import with_steps
 from mvc.config import Experiment
 from mvc.dataset import Dataset, load_index
 from mvc.diffusion import ZERO_SNR
 from mvc.disk import require_space
-from mvc.expected import with_steps
 from mvc.progress import say
 from mvc.stages import TRAIN_FREE
 from mvc.storage import publish_folder, sha256_json

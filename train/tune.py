@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from mvc import models
+from mvc.amounts import with_steps
 from mvc.config import Experiment
 from mvc.diffusion import ZERO_SNR
 from mvc.errors import DataError
-from mvc.expected import training_counts, with_steps
+from mvc.expected import training_counts
 from mvc.storage import MANIFEST, read_json
 
 from .checkpoints import FOLDER, checkpoints, load_weights

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from mvc.amounts import needs_model, previewed, synthetic_per_class
 from mvc.config import Experiment
 from mvc.data_stage import run_data
 from mvc.dataset import load_index
 from mvc.errors import DataError
-from mvc.expected import needs_model, previewed, synthetic_count, synthetic_per_class, training_counts
+from mvc.expected import synthetic_count, training_counts
 from tests.mvc.pictures import fill
 
 
