@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mvc.amounts import needs_model, previewed, synthetic_per_class
 from mvc.config import Experiment
 from mvc.data_stage import run_data
 from mvc.dataset import load_index
@@ -58,43 +57,3 @@ def test_synthetic_images_round_by_class_and_previews_count() -> None:
     assert synthetic_count(REAL, Experiment.model_validate(content)) == (2 + 2 + 1) + 3 * 3
     content["generate"]["sources"] = {"finetuned": 0.5, "pretrained": 0.5}
     assert synthetic_count(REAL, Experiment.model_validate(content)) == 2 + 2 + 1
-
-
-@pytest.mark.parametrize(
-    ("per_real", "per_class", "balance", "expected"),
-    [
-        (0.5, None, False, (2, 2, 1)),
-        (4.0, None, False, (12, 16, 4)),
-        (1 / 3, None, False, (1, 1, 0)),
-        (4.0, 7, False, (7, 7, 7)),
-        # Real and synthetic images together are 4 + 2, 8 and 4 in each class.
-        (0.5, None, True, (3, 2, 5)),
-        (1.0, None, True, (5, 4, 7)),
-        (0.0, None, True, (1, 0, 3)),
-    ],
-)
-def test_amounts_by_ratio_by_class_and_to_balance(
-    per_real: float, per_class: int | None, balance: bool, expected: tuple[int, ...]
-) -> None:
-    assert tuple(synthetic_per_class(REAL, per_real, per_class, balance).values()) == expected
-
-
-@pytest.mark.parametrize(
-    ("sources", "preview", "model", "shown"),
-    [
-        ({"finetuned": 1.0}, 8, True, ["pretrained"]),
-        ({"pretrained": 1.0}, 8, True, ["finetuned"]),
-        ({"pretrained": 1.0, "finetuned": 0.0}, 8, True, ["finetuned"]),
-        ({"pretrained": 1.0}, 0, False, []),
-        ({"finetuned": 0.5, "pretrained": 0.5}, 8, True, []),
-        ({"finetuned": 0.5, "import": 0.5}, 0, True, []),
-        ({"import": 1.0}, 8, False, []),
-        ({"sdedit": 0.5, "instruct_pix2pix": 0.5}, 8, False, []),
-    ],
-)
-def test_which_sets_need_the_fine_tuned_model(
-    sources: dict[str, float], preview: int, model: bool, shown: list[str]
-) -> None:
-    content = {"generate": {"sources": sources, "preview": preview, "import_path": "somewhere"}}
-    experiment = Experiment.model_validate(content)
-    assert needs_model(experiment) is model and previewed(experiment) == shown
