@@ -64,15 +64,17 @@ def test_a_kill_between_micro_steps_takes_no_sample_twice(ground: Ground) -> Non
 def test_the_second_of_two_starts_is_refused_by_name_until_the_first_is_gone(ground: Ground) -> None:
     drill = ground.drill()
     first = drill.start(Point(TRAINED_ON, number=5, signals=[signal.SIGSTOP]), until_training=True)
-    waited_for_stop(first)
-    assert first.exitcode is None, drill.said
-    start = time.monotonic()
-    command = [sys.executable, "-m", "mvc", "train", "drill.yaml", f"run.dir={drill.run.name}"]
-    second = subprocess.run(command, cwd=ground.folder, capture_output=True, text=True, check=False)
-    assert second.returncode == 4
-    assert f"{drill.run.name} is in use by process {first.pid} on {os.uname().nodename}" in second.stderr
-    assert time.monotonic() - start < 2.0
-    first.kill()
+    try:
+        waited_for_stop(first)
+        assert first.exitcode is None, drill.said
+        start = time.monotonic()
+        command = [sys.executable, "-m", "mvc", "train", "drill.yaml", f"run.dir={drill.run.name}"]
+        second = subprocess.run(command, cwd=ground.folder, capture_output=True, text=True, check=False)
+        assert second.returncode == 4
+        assert f"{drill.run.name} is in use by process {first.pid} on {os.uname().nodename}" in second.stderr
+        assert time.monotonic() - start < 2.0
+    finally:
+        first.kill()  # a stopped process would keep these tests from ending
     assert finished(first) == -signal.SIGKILL
     assert drill.train() == 0
     require_equal(drill, ground.whole())
