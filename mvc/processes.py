@@ -31,8 +31,8 @@ LAUNCHED = "MVC_LAUNCHED"
 _CONNECT = timedelta(minutes=10)
 """Until all processes, possibly of several machines, have started."""
 
-_POLL, _PATIENCE = 0.2, 5.0
-"""Seconds between two looks into the store, and for which one process waits for what another has to say."""
+_POLL, _PATIENCE, _FAREWELL = 0.2, 5.0, 3.0
+"""Seconds between two looks into the store, for which one waits for what another has to say, and to be heard."""
 
 
 def several() -> bool:
@@ -156,6 +156,10 @@ def release(code: int) -> None:
             while not published("joined") and _store().add("gone", 0) < size() - 1 and time.monotonic() < end:
                 time.sleep(_POLL)
         publish("ended", code)
+        end = time.monotonic() + _FAREWELL
+        # Those that are still in a stage, which has failed, look for this before they end.
+        while published("joined") and _store().add("told", 0) < size() - 1 and time.monotonic() < end:
+            time.sleep(_POLL)
     except (MvcError, RuntimeError):
         return  # no store: they never met, or the launcher has ended it
 
@@ -240,6 +244,7 @@ def _after(error: BaseException) -> int:
     try:
         publish("failed", {**error_facts(error), "rank": rank()})
         code = _heard("ended", _PATIENCE)
+        _store().add("told", 1)
     except (MvcError, RuntimeError):
         # Process 0 is gone with its store; our own launcher says so where it could not do it itself.
         code = own if LAUNCHED in os.environ else None
