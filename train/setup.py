@@ -18,7 +18,8 @@ from mvc.errors import ConfigError, EnvironmentFault
 from mvc.processes import require_supported, sharded
 
 from .batches import Sampling
-from .lora import add_lora
+from .checkpoints import load_weights
+from .lora import add_lora, trained
 from .optimizers import require_optimizer
 from .recipe import Recipe
 from .tracking import require_trackers
@@ -99,6 +100,25 @@ def new_unet(base: Path, experiment: Experiment) -> Any:
     if train.method == "lora":
         alpha = train.lora_rank if train.lora_alpha is None else train.lora_alpha
         add_lora(unet, train.lora_rank, alpha, train.lora_targets, train.lora_dora, experiment.run.seed)
+    return unet
+
+
+def unet_of_checkpoint(path: Path, base: Path, experiment: Experiment) -> Any:
+    """The UNet that a checkpoint stands for, LoRA not merged yet.
+
+    Args:
+        path: the checkpoint.
+        base: folder of the base model.
+        experiment: section train is used.
+
+    Raises:
+        EnvironmentFault: the checkpoint is damaged, or the base model cannot be loaded.
+    """
+    weights = load_weights(path, experiment.train.use_ema)
+    unet = new_unet(base, experiment)
+    with torch.no_grad():
+        for name, value in trained(unet):
+            value.copy_(weights[name])
     return unet
 
 

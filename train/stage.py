@@ -21,7 +21,7 @@ from mvc.storage import publish_folder, sha256_json
 
 from .batches import Materials, assemble
 from .checkpoints import FOLDER as CHECKPOINTS
-from .checkpoints import best_checkpoint, checkpoints, load_weights
+from .checkpoints import best_checkpoint, checkpoints
 from .loop import LAST_STEPS, Outcome, fit
 from .lora import merge_lora, save_lora, trained
 from .materials import gather_materials, training_captions
@@ -33,6 +33,7 @@ from .setup import (
     recipe_of,
     require_settings,
     sampling_of,
+    unet_of_checkpoint,
 )
 from .sizes import checkpoint_bytes, checkpoints_to_come
 from .unet_setup import prepare_unet
@@ -163,11 +164,7 @@ def publish(run: Path, experiment: Experiment, base: Path, facts: Mapping[str, A
     """
     train, folder = experiment.train, run / CHECKPOINTS
     source = (best_checkpoint(folder) if train.publish == "best" else None) or checkpoints(folder)[0]
-    weights = load_weights(source, train.use_ema)
-    unet = new_unet(base, experiment)
-    with torch.no_grad():
-        for name, value in trained(unet):
-            value.copy_(weights[name])
+    unet = unet_of_checkpoint(source, base, experiment)
     step = int(source.name.removeprefix("step-"))
     if train.method == "lora":
         with publish_folder(run / LORA, {"kind": "lora"}) as folder:

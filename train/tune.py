@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from mvc import models
 from mvc.amounts import with_steps
 from mvc.config import Experiment
@@ -14,9 +12,9 @@ from mvc.errors import DataError
 from mvc.expected import training_counts
 from mvc.storage import MANIFEST, read_json
 
-from .checkpoints import FOLDER, checkpoints, load_weights
-from .lora import merge_lora, trained
-from .setup import new_unet
+from .checkpoints import FOLDER, checkpoints
+from .lora import merge_lora
+from .setup import unet_of_checkpoint
 
 
 def checkpoint_steps(run: Path, experiment: Experiment) -> list[int]:
@@ -59,11 +57,7 @@ def publish_checkpoint(run: Path, experiment: Experiment, step: int, target: Pat
         raise DataError(f"{run / 'model'} holds no fine-tuned model", do="run `mvc train`")
     train, model = experiment.train, experiment.model
     base = models.resolve_base(model.base, model.revision, model.config)
-    weights = load_weights(run / FOLDER / f"step-{step:06d}", train.use_ema)
-    unet = new_unet(base, experiment)
-    with torch.no_grad():
-        for name, value in trained(unet):
-            value.copy_(weights[name])
+    unet = unet_of_checkpoint(run / FOLDER / f"step-{step:06d}", base, experiment)
     if train.method == "lora":
         merge_lora(unet)
     changes = ZERO_SNR if train.rescale_betas_zero_snr else None

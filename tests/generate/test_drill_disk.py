@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from mvc.candidates import pool_of, read_candidates, whole_rows
 from tests.generate.drill import Drill, Ground, require_equal, wait_for, workers_of
+from tests.small_disk import fill, mounted
 from tests.train.crash import Disk, Point
 from tests.train.drill import waited_for_stop
 
@@ -52,20 +51,8 @@ def test_an_image_or_its_row_without_room_stops_cleanly(
 @pytest.fixture
 def small_disk(ground: Ground) -> Iterator[Path]:
     """A disk with room for the run and all that generation writes."""
-    folder = ground.folder / "small"
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a small disk here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def fill(folder: Path, left: int) -> Path:
-    """Take all the room of a disk but some bytes."""
-    path = folder / "filler"
-    path.write_bytes(bytes(max(0, shutil.disk_usage(folder).free - left)))
-    return path
+    with mounted(ground.folder / "small") as folder:
+        yield folder
 
 
 @pytest.mark.slow

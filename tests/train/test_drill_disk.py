@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.small_disk import fill, mounted
 from tests.train.crash import TRAINED_ON, Disk, Point
 from tests.train.drill import Drill, Ground, finished, require_equal, verified, waited_for_stop
 
@@ -58,21 +57,8 @@ def test_a_log_without_room_is_tried_again_and_loses_no_row(ground: Ground) -> N
 @pytest.fixture
 def small_disk(ground: Ground) -> Iterator[Path]:
     """A disk with room for the run and all that a training asks for beforehand."""
-    folder = ground.folder / "small"
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a small disk here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def fill(folder: Path, left: int) -> Path:
-    """Take all the room of a disk but some bytes."""
-    path = folder / "filler"
-    path.unlink(missing_ok=True)
-    path.write_bytes(bytes(max(0, shutil.disk_usage(folder).free - left)))
-    return path
+    with mounted(ground.folder / "small") as folder:
+        yield folder
 
 
 def on(disk: Path, ground: Ground) -> Drill:
