@@ -8,9 +8,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
 
-from mvc.randomness import generator, seeded_global
+from mvc.randomness import generator
+
+from .erasing import random_erasing
+from .policies import POLICIES, apply_policy
 
 SHIFT = 1 / 8
 """Largest shift as a share of the side: a random crop after padding by an eighth (4 px of 32)."""
@@ -18,7 +20,8 @@ ROTATION = 10.0
 """Largest rotation in degrees."""
 SCALE = 0.1
 """Scale is drawn from [1 - SCALE, 1 + SCALE]."""
-_GREY = [128.0, 128.0, 128.0]
+MIXING = ("mixup", "cutmix", "alignmixup", "puzzlemix")
+"""Augmentations that mix images in the forward pass; single images get the default before that."""
 
 
 def affine(images: Tensor, degrees: Tensor, scale: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
@@ -85,15 +88,13 @@ def default(images: Tensor, seed: int, step: int, random_flip: bool, strength: f
     return _geometric(to_float(images), seed, step, strength, turned=True, flip=random_flip)
 
 
-def randaugment(images: Tensor, seed: int, step: int, random_flip: bool) -> Tensor:
-    """RandAugment (2 operations, magnitude 9, grey fill) on each image, after the default's crop and mirror.
-
-    The operations are torchvision's and run image by image on the CPU; they draw from torch's global
-    generator, which is seeded by (seed, "randaugment", step) for the duration.
+def by_policy(name: str, images: Tensor, seed: int, step: int, random_flip: bool) -> Tensor:
+    """The default's crop and mirror, then a published policy of operations.
 
     Args:
+        name: one of `policies.POLICIES`.
         images: (B, 3, S, S) uint8.
-        seed: model seed.
+        seed: model seed; the policy draws from (seed, name, step).
         step: global step.
         random_flip: mirror each image with probability 1/2.
 
@@ -101,29 +102,27 @@ def randaugment(images: Tensor, seed: int, step: int, random_flip: bool) -> Tens
         (B, 3, S, S) float32 in [0, 1].
     """
     cropped = _geometric(to_float(images), seed, step, 1.0, turned=False, flip=random_flip)
-    whole = cropped.mul_(255).round_().clamp_(0, 255).byte().contiguous()
-    operations = v2.RandAugment(num_ops=2, magnitude=9, fill=_GREY)
-    with seeded_global(seed, "randaugment", step):
-        changed = torch.stack([operations(image) for image in whole])
-    return to_float(changed)
+    whole = cropped.mul_(255).round_().clamp_(0, 255).byte()
+    return to_float(apply_policy(whole, name, seed, step))
 
 
 def augmentation(name: str, seed: int, random_flip: bool) -> Callable[[Tensor, int], Tensor]:
-    """The augmentation of a run as a function of (uint8 images, step) to float images in [0, 1].
+    """The augmentation of single images of a run, from (B, 3, S, S) uint8 images and a step to float32 in [0, 1].
 
     Args:
-        name: none, default or randaugment.
+        name: one of `mvc.arms.AUGMENTATIONS`; those that mix images mean the default here.
         seed: model seed.
         random_flip: mirror images with probability 1/2; not with `none`.
 
     Raises:
         ValueError: the name is unknown.
     """
-    match name:
-        case "none":
-            return lambda images, step: to_float(images)
-        case "default":
-            return lambda images, step: default(images, seed, step, random_flip)
-        case "randaugment":
-            return lambda images, step: randaugment(images, seed, step, random_flip)
+    if name == "none":
+        return lambda images, step: to_float(images)
+    if name == "default" or name in MIXING:
+        return lambda images, step: default(images, seed, step, random_flip)
+    if name == "random_erasing":
+        return lambda images, step: random_erasing(default(images, seed, step, random_flip), seed, step)
+    if name in POLICIES:
+        return lambda images, step: by_policy(name, images, seed, step, random_flip)
     raise ValueError(f"unknown augmentation '{name}'")
