@@ -1,24 +1,25 @@
-"""One fit: learning rates, the choice of weights, reproducibility, and the separation of the test split."""
+"""One fit: learning rates, loss, optimizers, the choice of weights, reproducibility, and no way to the test split."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvc.classify import loop
-from mvc.classify.augment import augmentation
-from mvc.classify.images import Images, channel_statistics, take
-from mvc.classify.loop import Fit, final_evaluation, fit, learning_rates, logits_of
+from mvc.classify.augment import to_float
+from mvc.classify.images import Images, channel_statistics
+from mvc.classify.loop import Fit, Objective, fit, learning_rates, logits_of, probabilities
 from mvc.classify.networks import build_network
-from mvc.classify.strategies import batch
 from mvc.errors import NumericError
 from mvc.randomness import generator
+
+RATES = learning_rates([(12, 3e-3)], 3)
 
 
 def bars(count: int, seed: int, noise: int = 60) -> Images:
@@ -34,16 +35,37 @@ def bars(count: int, seed: int, noise: int = 60) -> Images:
     return Images(pixels, labels)
 
 
-def fitted(seed: int = 0, steps: int = 60, validation: Images | None = None) -> tuple[nn.Module, Fit]:
-    train = bars(60, 1)
-    network = build_network("small", 3, 16, seed, *channel_statistics(train.pixels))
-    augment = augmentation("default", seed, False)
+TRAIN = bars(60, 1)
 
-    def batch_of(step: int) -> tuple[Tensor, Tensor]:
-        pixels, labels = take(train, None, batch("real", seed, step, steps, 32, 60, 0).indices)
-        return augment(pixels, step), labels
 
-    return network, fit(network, batch_of, learning_rates([(steps, 3e-3)], 3), 1e-2, 20, validation)
+def labelled(step: int) -> tuple[Tensor, Tensor]:
+    """32 of the training images and their labels."""
+    rows = torch.randint(0, 60, (32,), generator=generator(0, "rows", step))
+    return to_float(TRAIN.pixels[rows].permute(0, 3, 1, 2)), TRAIN.labels[rows]
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    images, labels = labelled(step)
+    return images, F.one_hot(labels, 3).float()
+
+
+def small(seed: int = 0) -> nn.Module:
+    network: nn.Module = build_network("small", 3, 16, seed, *channel_statistics(TRAIN.pixels), None)
+    return network
+
+
+def fitted(steps: int = 60, validation: Images | None = None, **options: Any) -> tuple[nn.Module, Fit]:
+    network, rates = small(), learning_rates([(steps, 3e-3)], 3)
+    return network, fit(network, batch, rates, weight_decay=1e-2, evaluation_steps=20, validation=validation, **options)
+
+
+def accuracy_of(network: nn.Module, images: Images) -> float:
+    return (logits_of(network, images).argmax(1) == images.labels).double().mean().item()
+
+
+def require_equal(one: nn.Module, other: nn.Module) -> None:
+    for (name, value), wanted in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, wanted), name
 
 
 def test_learning_rates_of_two_phases() -> None:
@@ -58,12 +80,10 @@ def test_learning_rates_of_two_phases() -> None:
 def test_separable_classes_are_learnt_and_the_fit_is_reproducible_to_the_bit() -> None:
     validation = bars(60, 2)
     network, found = fitted(validation=validation)
-    accuracy, per_class = final_evaluation(network, bars(300, 3), ["across", "down", "none"])
-    assert accuracy > 0.95 and min(per_class.values()) > 0.9
+    assert accuracy_of(network, bars(300, 3)) > 0.95
     again, found_again = fitted(validation=validation)
     assert found == found_again
-    pairs = zip(network.state_dict().values(), again.state_dict().values(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    require_equal(network, again)
 
 
 def test_best_weights_are_the_ones_left_in_the_network() -> None:
@@ -72,9 +92,8 @@ def test_best_weights_are_the_ones_left_in_the_network() -> None:
     assert [step for step, _, _ in found.curve] == [20, 40, 60]
     accuracies = {step: (accuracy, -loss) for step, accuracy, loss in found.curve}
     assert found.best_step == max(accuracies, key=lambda step: accuracies[step])
-    logits = logits_of(network, validation)
-    assert (logits.argmax(1) == validation.labels).double().mean().item() == found.validation_accuracy
-    loss = nn.functional.cross_entropy(logits, validation.labels).item()
+    assert accuracy_of(network, validation) == found.validation_accuracy
+    loss = F.cross_entropy(logits_of(network, validation), validation.labels).item()
     assert loss == dict((step, value) for step, _, value in found.curve)[found.best_step]
 
 
@@ -94,34 +113,181 @@ class Scripted(nn.Module):
         return torch.stack([first, torch.zeros(len(images))], dim=1)
 
 
-def constant_batch(step: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
+def play(script: list[float], evaluation_steps: int = 1, validation: Images | None = None, **options: Any) -> Fit:
+    """Fit a scripted network to images of class 0."""
+
+    def constant(step: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(2, 3, 4, 4), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+
+    network, rates = Scripted(script), [0.0] * len(script)
+    found = fit(
+        network, constant, rates, weight_decay=0.0, evaluation_steps=evaluation_steps, validation=validation, **options
+    )
+    assert int(network.step) == found.best_step
+    return found
 
 
 def test_ties_in_accuracy_go_to_the_lower_validation_loss_and_then_to_the_earlier_step() -> None:
     # All images are of class 0: a logit above 0 is right, a larger one has the lower loss.
     validation = Images(torch.zeros(4, 4, 4, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    network = Scripted([-1.0, 1.0, 3.0, 3.0, 2.0])
-    found = fit(network, constant_batch, [0.0] * 5, 0.0, 1, validation)
-    assert found.best_step == 3 and found.validation_accuracy == 1.0 and int(network.step) == 3
+    found = play([-1.0, 1.0, 3.0, 3.0, 2.0], validation=validation)
+    assert found.best_step == 3 and found.validation_accuracy == 1.0
     assert [accuracy for _, accuracy, _ in found.curve] == [0.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_without_validation_the_last_weights_stay() -> None:
-    network = Scripted([1.0, 2.0, 3.0])
-    assert fit(network, constant_batch, [0.0] * 3, 0.0, 1, None) == Fit(3, None, [])
-    assert int(network.step) == 3
+    found = play([1.0, 2.0, 3.0])
+    assert (found.best_step, found.validation_accuracy, found.curve) == (3, None, [])
+
+
+@pytest.mark.parametrize(("steps", "tail"), [(3, 1), (25, 2), (40, 4)])
+def test_training_loss_is_the_mean_of_the_last_tenth_of_the_steps(steps: int, tail: int) -> None:
+    script = [0.1 * step for step in range(steps)]
+    losses = [math.log1p(math.exp(-logit)) for logit in script]
+    assert play(script, evaluation_steps=7).training_loss == pytest.approx(sum(losses[-tail:]) / tail, rel=1e-6)
 
 
 def test_each_step_is_reported_once() -> None:
     seen: list[int] = []
-    fit(Scripted([1.0] * 7), constant_batch, [0.0] * 7, 0.0, 3, None, seen.append)
+    play([1.0] * 7, 3, on_step=seen.append)
     assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit() -> None:
     with pytest.raises(NumericError, match="not finite by step 2"):
-        fit(Scripted([1.0, float("nan"), 1.0, 1.0]), constant_batch, [0.0] * 4, 0.0, 2, None)
+        play([1.0, math.nan, 1.0, 1.0], 2)
+    with pytest.raises(NumericError, match="not finite by step 4"):  # the steps after it were finite
+        play([1.0, math.nan, 1.0, 1.0], 4)
+
+
+def test_loss_is_that_of_weighted_soft_rows() -> None:
+    network, images = small().eval(), batch(0)[0]
+    targets = torch.rand(32, 3, generator=generator(0, "soft"))
+    expected = -(targets * network(images).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(Objective(network, None, "no")(images, targets, 0), expected)
+    targets[5:] = 0.0  # of weight nothing
+    loss = Objective(network, None, "no")(images, targets, 0)
+    torch.testing.assert_close(loss, Objective(network, None, "no")(images[:5], targets[:5], 0) * 5 / 32)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_steps_are_those_of_a_plain_loop_with_labels_to_the_bit(name: str) -> None:
+    network, expected = small(), small()
+    fit(network, batch, RATES, optimizer=name, weight_decay=0.1, evaluation_steps=99, validation=None)
+    weights = expected.parameters()
+    solver: torch.optim.Optimizer = torch.optim.AdamW(weights, weight_decay=0.1, fused=True)
+    if name == "sgd":
+        solver = torch.optim.SGD(expected.parameters(), momentum=0.9, nesterov=True, weight_decay=0.1, fused=True)
+    expected.train()
+    for step, rate in enumerate(RATES):
+        solver.param_groups[0]["lr"] = rate
+        images, labels = labelled(step)
+        solver.zero_grad()
+        torch.autograd.backward(F.cross_entropy(expected(images), labels))
+        solver.step()
+    require_equal(network, expected)
+
+
+def test_parameters_without_gradient_stay() -> None:
+    network = small()
+    frozen = [value for value in network.parameters() if value.ndim == 4]
+    for value in frozen:
+        value.requires_grad_(False)
+    before = copy.deepcopy(network)
+    fit(network, batch, RATES, weight_decay=0.5, evaluation_steps=99, validation=None, ema_decay=0.9)
+    changed = [not torch.equal(new, old) for new, old in zip(network.parameters(), before.parameters(), strict=True)]
+    assert changed == [value.requires_grad for value in network.parameters()] and not all(changed)
+
+
+def test_a_mixer_makes_forward_pass_and_targets() -> None:
+    steps = []
+
+    def mixer(network: nn.Module, images: Tensor, targets: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        assert network.training and torch.is_autocast_enabled("cpu")
+        steps.append(step)
+        return network(images.flip(0)), targets.flip(0)
+
+    def flipped(step: int) -> tuple[Tensor, Tensor]:
+        images, targets = batch(step)
+        return images.flip(0), targets.flip(0)
+
+    mixed, plain = small(), small()
+    options: dict[str, Any] = {
+        "weight_decay": 0.0,
+        "evaluation_steps": 5,
+        "validation": None,
+        "mixed_precision": "bf16",
+    }
+    found = fit(mixed, batch, RATES, mixer=mixer, **options)
+    assert found == fit(plain, flipped, RATES, **options)
+    require_equal(mixed, plain)
+    assert steps == list(range(12))
+
+
+def test_bf16_has_nearly_the_gradient_of_float32() -> None:
+    gradients = []
+    for precision in ("no", "bf16"):
+        network = small().train()
+        loss = Objective(network, None, precision)(*batch(0), 0)
+        torch.autograd.backward(loss)
+        assert loss.dtype == torch.float32
+        gradients.append(torch.cat([value.grad.flatten() for value in network.parameters() if value.grad is not None]))
+    full, reduced = gradients
+    assert reduced.dtype == torch.float32 and not torch.equal(full, reduced)
+    assert F.cosine_similarity(full, reduced, dim=0).item() >= 0.99
+
+
+def test_bf16_learns_and_is_validated_in_float32() -> None:
+    validation = bars(60, 2)
+    network, found = fitted(validation=validation, mixed_precision="bf16")
+    assert all(value.dtype == torch.float32 for value in network.parameters())
+    assert accuracy_of(network, validation) == found.validation_accuracy
+    assert accuracy_of(network, bars(300, 3)) > 0.95
+
+
+def test_average_of_weights_that_rest_is_these_weights() -> None:
+    network = small()
+    fit(network, batch, [0.0] * 5, weight_decay=0.1, evaluation_steps=2, validation=None, ema_decay=0.99)
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), small().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_average_is_what_is_validated_and_kept(validated: bool) -> None:
+    decay, network, followed = 0.6, small(), small()
+    averages, states, expected = [value.detach().clone() for value in followed.parameters()], {}, []
+    validation = bars(45, 2, noise=100) if validated else None
+
+    # The same steps once more, with the average kept by hand and validated in a copy.
+    def follow(done: int) -> None:
+        d = min(decay, done / (9 + done))
+        for average, value in zip(averages, followed.parameters(), strict=True):
+            average.copy_(d * average + (1 - d) * value.detach())
+        if done % 4 == 0:
+            copied = copy.deepcopy(followed)
+            for value, average in zip(copied.parameters(), averages, strict=True):
+                value.detach().copy_(average)
+            states[done] = copied
+            if validation is not None:
+                logits = logits_of(copied, validation)
+                expected.append(F.cross_entropy(logits, validation.labels).item())
+
+    options: dict[str, Any] = {"weight_decay": 0.0, "evaluation_steps": 4}
+    fit(followed, batch, RATES, validation=None, on_step=follow, **options)
+    found = fit(network, batch, RATES, validation=validation, ema_decay=decay, **options)
+    assert [loss for _, _, loss in found.curve] == pytest.approx(expected, rel=1e-4)
+    best = max(found.curve, key=lambda point: (point[1], -point[2]))[0] if validated else 12
+    assert found.best_step == best
+    # Running statistics too: they are those of the network at that step.
+    for (name, value), wanted in zip(network.state_dict().items(), states[best].state_dict().values(), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=0, atol=1e-6, msg=name)
+
+
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
+    network, images = small().train(), bars(30, 4)
+    shares = probabilities(network, images, batch_size=7)
+    assert shares.shape == (30, 3) and shares.dtype == torch.float32 and not network.training
+    torch.testing.assert_close(shares, logits_of(network, images).exp() / logits_of(network, images).exp().sum(1, True))
+    torch.testing.assert_close(shares.sum(1), torch.ones(30))
 
 
 def test_evaluation_uses_running_statistics() -> None:
@@ -132,35 +298,7 @@ def test_evaluation_uses_running_statistics() -> None:
 
 
 def test_fit_cannot_see_the_test_split() -> None:
-    """Nothing named or typed for test images goes into fit, and it calls nothing that reads them."""
+    """Of images, batches to train on and the validation split alone go into fit."""
     names = set(inspect.signature(fit).parameters)
-    assert names == {"network", "batch", "rates", "weight_decay", "evaluation_steps", "validation", "on_step"}
-    called: Callable[..., object] = loop.fit
-    assert "final_evaluation" not in called.__code__.co_names
-
-
-def test_classes_without_test_images_are_left_out() -> None:
-    test = Images(torch.zeros(4, 4, 4, 3, dtype=torch.uint8), torch.tensor([0, 0, 1, 0]))
-    accuracy, per_class = final_evaluation(Scripted([1.0]), test, ["a", "b", "c"])
-    assert accuracy == 0.75 and per_class == {"a": 1.0, "b": 0.0}
-
-
-def test_gathered_batches_hold_the_indexed_images() -> None:
-    real, synthetic = bars(5, 1), bars(6, 2)
-    indices = np.array([4, 5, 0, 10, 6], dtype=np.int64)
-    pixels, labels = take(real, synthetic, indices)
-    joined = torch.cat([real.pixels, synthetic.pixels])[torch.from_numpy(indices)]
-    assert torch.equal(pixels.permute(0, 2, 3, 1), joined)
-    assert torch.equal(labels, torch.cat([real.labels, synthetic.labels])[torch.from_numpy(indices)])
-    assert pixels.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(take(real, None, indices[[0, 2]])[0].permute(0, 2, 3, 1), real.pixels[[4, 0]])
-
-
-def test_channel_statistics_equal_those_of_the_pixels() -> None:
-    pixels = bars(20, 1).pixels
-    pixels[..., 2] = 7
-    mean, std = channel_statistics(pixels)
-    values = pixels.double() / 255
-    assert torch.allclose(mean.double(), values.mean(dim=(0, 1, 2)), atol=1e-7)
-    assert torch.allclose(std[:2].double(), values.std(dim=(0, 1, 2), correction=0)[:2], atol=1e-7)
-    assert std[2].item() == pytest.approx(1 / 255)
+    settings = {"rates", "optimizer", "weight_decay", "evaluation_steps", "mixer", "mixed_precision", "ema_decay"}
+    assert names == {"network", "batch", "validation", "on_step"} | settings
