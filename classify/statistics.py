@@ -1,13 +1,23 @@
-"""What several seeds can tell: paired differences to `real`, their p values and Holm's correction."""
+"""What several seeds can tell: paired differences to a reference arm, their p values and Holm's correction.
+
+Values are paired by unit (data seed, model seed). The independent samples are the data seeds where there are
+several, each the mean over its model seeds, and else the model seeds (`outcomes.independent`). The intervals are those
+of `bootstrap.py`, which count the test images as chance too; the p values hold for the test images at hand.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from mvc.arms import Arm
+
+from .bootstrap import gain_intervals
+from .outcomes import Outcome, augmentation_of, independent, references
 
 _EQUAL = 1e-12
 """Differences this close are equal: accuracies are ratios of counts, and only rounding parts them."""
@@ -15,15 +25,17 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against `real`, paired by seed; shares, not per cent.
+    """An arm against its reference, paired; shares, not per cent.
 
     Args:
-        difference: mean of the per-seed differences.
-        standard_deviation: their sample standard deviation; None with one seed.
-        low: lower end of the 95 % interval of the mean difference; None with one seed or equal differences.
+        difference: mean of the paired differences.
+        standard_deviation: their sample standard deviation; None with one sample.
+        low: lower end of the 95 % interval of the mean difference; None with one sample.
         high: upper end.
-        p_value: two-sided; None with one seed.
-        corrected: p value after Holm's correction over all compared arms; None with one seed.
+        p_value: of the paired t-test, two-sided; None with one sample.
+        corrected: p value after Holm's correction over all compared arms; None with one sample.
+        effect_size: Hedges' g_z of the differences; None with fewer than three samples or equal differences.
+        reference: name of the arm that it is compared with.
     """
 
     difference: float
@@ -32,27 +44,54 @@ class Comparison:
     high: float | None
     p_value: float | None
     corrected: float | None = None
+    effect_size: float | None = None
+    reference: str = "real"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """An arm over its seeds.
+    """An arm over its units; shares, and None where a number is unknown or undefined.
 
     Args:
-        arm: its name.
-        values: test accuracy of each seed, in the order of the seeds.
-        mean: their mean.
-        standard_deviation: sample standard deviation; None with one seed.
+        arm: the arm.
+        augmentation: what it was trained with.
+        values: test accuracy of each unit, in the order of the units.
+        samples: of each independent sample: a data seed, or with one data seed a model seed.
+        mean: of the samples.
+        standard_deviation: sample standard deviation of the samples; None with one.
         validation_mean: mean validation accuracy; None where there was no validation split.
-        comparison: against `real`; None for `real` itself.
+        comparison: against its reference; None for plain `real`.
+        balanced_accuracy, macro_f1, auroc: means over the samples.
+        calibration_errors: expected calibration error of each sample.
+        ratio: synthetic images for each real one.
+        diversity, affinity: of the outcome.
     """
 
-    arm: str
+    arm: Arm
+    augmentation: str
     values: list[float]
+    samples: list[float]
     mean: float
     standard_deviation: float | None
     validation_mean: float | None
     comparison: Comparison | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    calibration_errors: list[float]
+    ratio: float | None
+    diversity: float | None
+    affinity: float | None
+
+    @property
+    def name(self) -> str:
+        """Of the arm."""
+        return self.arm.name
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean expected calibration error."""
+        return float(np.mean(self.calibration_errors))
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
@@ -60,15 +99,34 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+def hedges_g(differences: Sequence[float]) -> float | None:
+    """Cohen's d_z, the mean of paired differences over their standard deviation, with Hedges' exact correction.
+
+    The correction takes away what few samples add to d_z: Gamma(m/2) / (sqrt(m/2) Gamma((m-1)/2)) with m = n - 1
+    (Hedges 1981, "Distribution theory for Glass's estimator of effect size").
+
+    Returns:
+        g_z; None with fewer than three differences, where it has no expectation, or where they are equal.
+    """
+    freedom = len(differences) - 1
+    if freedom < 2 or float(np.ptp(differences)) < _EQUAL:
+        return None
+    correction = math.exp(special.gammaln(freedom / 2) - special.gammaln((freedom - 1) / 2)) / math.sqrt(freedom / 2)
+    return correction * float(np.mean(differences)) / float(np.std(differences, ddof=1))
+
+
 def compare(values: Sequence[float], reference: Sequence[float]) -> Comparison:
-    """Paired t-test of per-seed values against a reference with the same seeds in the same order.
+    """Paired t-test of values against a reference with the same independent samples in the same order.
 
     Where all differences are equal the t statistic is 0/0 or infinite. Then p is 1 for differences of zero, and
     else that of the exact sign-flip test, 2 / 2^n, since a handful of equal accuracies proves little.
 
     Args:
         values: (n) of an arm.
-        reference: (n) of `real`.
+        reference: (n) of the arm that it is compared with.
+
+    Returns:
+        The comparison with the t interval, which counts no test image as chance.
     """
     differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     count, mean = len(differences), float(differences.mean())
@@ -80,7 +138,7 @@ def compare(values: Sequence[float], reference: Sequence[float]) -> Comparison:
     spread = float(differences.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
     p_value = float(stats.ttest_rel(values, reference).pvalue)
-    return Comparison(mean, spread, mean - half, mean + half, p_value)
+    return Comparison(mean, spread, mean - half, mean + half, p_value, effect_size=hedges_g(differences.tolist()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -92,20 +150,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable_difference(spreads: Sequence[float], seeds: int) -> float | None:
+def detectable_difference(spreads: Sequence[float], samples: int) -> float | None:
     """Smallest mean difference that a paired t-test would call significant at 5 %, before correction.
 
     Args:
-        spreads: standard deviations of the per-seed differences of the arms; their root mean square is used.
-        seeds: number of seeds, at least 2.
+        spreads: standard deviations of the paired differences of the arms; their root mean square is used.
+        samples: number of independent samples.
 
     Returns:
         A share; None where there are no spreads.
     """
-    if not spreads or seeds < 2:
+    if not spreads or samples < 2:
         return None
     pooled = math.sqrt(sum(spread**2 for spread in spreads) / len(spreads))
-    return float(stats.t.ppf(0.975, seeds - 1)) * pooled / math.sqrt(seeds)
+    return float(stats.t.ppf(0.975, samples - 1)) * pooled / math.sqrt(samples)
 
 
 def binomial_standard_error(accuracy: float, images: int) -> float:
@@ -113,27 +171,59 @@ def binomial_standard_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
-def summarise(test: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None) -> list[Summary]:
-    """Summaries of all arms, in their order, with Holm's correction over all arms but `real`.
+def summarise(outcomes: Sequence[Outcome], default_augmentation: str, folds: bool = False) -> list[Summary]:
+    """Summaries of all arms, in their order, with Holm's correction over all of them that have a reference.
 
     Args:
-        test: arm to test accuracies, one a seed, same seeds in the same order; must hold "real".
-        validation: the same of validation accuracies; None where there was no validation split.
+        outcomes: of all arms, with the same units in the same order (`outcomes.aligned`).
+        default_augmentation: of arms that name none.
+        folds: units are folds, which have test images of their own.
     """
-    compared = {arm: compare(values, test["real"]) for arm, values in test.items() if arm != "real"}
-    p_values = [found.p_value for found in compared.values() if found.p_value is not None]
-    corrected = iter(holm(p_values))
-    for arm, found in compared.items():
-        if found.p_value is not None:
-            compared[arm] = Comparison(**{**vars(found), "corrected": next(corrected)})
-    return [
-        Summary(
-            arm,
-            list(values),
-            float(np.mean(values)),
-            standard_deviation(values),
-            None if validation is None else float(np.mean(validation[arm])),
-            compared.get(arm),
+    found = references([outcome.arm for outcome in outcomes], default_augmentation)
+    places = [place for place, reference in enumerate(found) if reference is not None]
+    pairs = [(outcomes[place], outcomes[found[place] or 0]) for place in places]
+    compared = [compare(_samples(outcome), _samples(reference)) for outcome, reference in pairs]
+    p_values = [one.p_value for one in compared if one.p_value is not None]
+    corrected = holm(p_values) if p_values else [None] * len(compared)
+    comparisons = {
+        place: replace(one, corrected=p_value, low=low, high=high, reference=reference.arm.name)
+        for place, one, p_value, (low, high), (_, reference) in zip(
+            places, compared, corrected, gain_intervals(pairs, folds=folds), pairs, strict=True
         )
-        for arm, values in test.items()
-    ]
+    }
+    return [_summary(one, comparisons.get(place), default_augmentation) for place, one in enumerate(outcomes)]
+
+
+def _samples(outcome: Outcome) -> list[float]:
+    return independent([row["accuracy"] for row in outcome.test], outcome.units)
+
+
+def _mean_of(outcome: Outcome, key: str) -> float | None:
+    values = [row.get(key) for row in outcome.test]
+    known = [float(value) for value in values if value is not None]
+    return float(np.mean(independent(known, outcome.units))) if len(known) == len(values) else None
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _summary(outcome: Outcome, comparison: Comparison | None, default_augmentation: str) -> Summary:
+    samples, validation = _samples(outcome), outcome.validation
+    return Summary(
+        arm=outcome.arm,
+        augmentation=augmentation_of(outcome.arm, default_augmentation),
+        values=[float(row["accuracy"]) for row in outcome.test],
+        samples=samples,
+        mean=float(np.mean(samples)),
+        standard_deviation=standard_deviation(samples),
+        validation_mean=None if validation is None else float(np.mean(independent(validation, outcome.units))),
+        comparison=comparison,
+        balanced_accuracy=_mean_of(outcome, "balanced_accuracy"),
+        macro_f1=_mean_of(outcome, "macro_f1"),
+        auroc=_mean_of(outcome, "auroc"),
+        calibration_errors=independent([row["ece"] for row in outcome.test], outcome.units),
+        ratio=_finite(outcome.ratio),
+        diversity=_finite(outcome.diversity),
+        affinity=_finite(outcome.affinity),
+    )
