@@ -5,15 +5,13 @@ Reading YAML files and command-line overrides into it is config_file.py's busine
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from mvc.config_generation import SOURCES, FilterSection, GenerateSection, QualitySection, TuneSection
+from mvc.config_classify import ClassifySection
+from mvc.config_generation import FilterSection, GenerateSection, QualitySection, TuneSection
 from mvc.config_types import Count, Positive, Rate, Section, Share
-
-STRATEGIES = ("real", "duplicate", "combined", "rsp", "two_phase")
 
 
 class RunSection(Section):
@@ -46,6 +44,14 @@ class DataSection(Section):
     """Folder name -> words for captions, where the folder name is a code."""
     background: Annotated[str, Field(pattern=r"^(white|black|gr[ae]y|#[0-9a-fA-F]{6})$")] = "white"
     """Colour put behind transparent pixels."""
+    group_pattern: str | None = None
+    """Regular expression with one group, searched in each image's path: images of a group (a patient) stay together."""
+    group_column: str | None = None
+    """Column of metadata.jsonl that names each image's group, in place of group_pattern."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Test on one of so many stratified folds in place of a share; only where the folder has no test split."""
+    fold: Count = 0
+    """Which fold, from 0."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with images that cannot be decoded: stop and list all, or skip and count them."""
     licence: str = ""
@@ -206,65 +212,6 @@ class TrainSection(Section):
         if self.max_train_steps is None:
             raise ValueError("the number of training images, and so of steps, is not known yet")
         return self.max_train_steps
-
-
-class ClassifySection(Section):
-    """The classifier comparison: every arm the same number of optimisation steps."""
-
-    arms: list[str] = ["real", "duplicate", "combined", "rsp", "two_phase"]
-    """A strategy, or strategy@source to use one source of the synthetic set only."""
-    seeds: int | list[int] = 3
-    """How many model seeds (counted from 0), or which."""
-    backbone: Literal["auto", "small", "resnet18", "resnet50"] = "auto"
-    """auto: `small` up to 64 px, else resnet18."""
-    weights: str | None = None
-    """Safetensors file with the backbone's pre-trained weights (timm names); from scratch when absent."""
-    image_size: Positive | None = None
-    """Side in pixels for the classifier; data.image_size when absent."""
-    augmentation: Literal["none", "default", "randaugment"] = "default"
-    """Of real and synthetic training images alike."""
-    random_flip: bool = False
-    """Mirror images as part of the augmentation; wrong for digits, text and laterality."""
-    max_train_steps: Positive = 400
-    """Optimisation steps of every arm."""
-    train_batch_size: Positive = 64
-    """Images a step."""
-    learning_rate: Rate = 1e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
-    """AdamW's weight decay."""
-    evaluation_steps: Positive = 40
-    """Validation every so many steps; the best one is kept."""
-    rsp_probability: Share = 0.8
-    """rsp: each slot of a batch is synthetic with this probability."""
-    phase_two_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    """two_phase: share of the steps that goes to phase 2 (real images only)."""
-    phase_two_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """two_phase: phase 2's learning rate as a factor of learning_rate."""
-
-    @field_validator("arms")
-    @classmethod
-    def _known_arms(cls, value: list[str]) -> list[str]:
-        pattern = re.compile(rf"^({'|'.join(STRATEGIES)})(@({'|'.join(SOURCES)}))?$")
-        for arm in value:
-            if not pattern.match(arm) or arm.startswith("real@"):
-                raise ValueError(f"unknown arm '{arm}'; a strategy is one of {', '.join(STRATEGIES)}, @source optional")
-        if len(set(value)) != len(value) or "real" not in value:
-            raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
-        seeds = list(range(value)) if isinstance(value, int) else value
-        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be a positive number of seeds or a list of different numbers >= 0")
-        return value
-
-    @property
-    def seed_list(self) -> list[int]:
-        """The model seeds as a list."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
 
 
 class ReportSection(Section):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mvc.class_names import class_words, codes
-from mvc.config import Experiment
+from mvc.config import DataSection, Experiment
 from mvc.dataset import CLASSES, INDEX
 from mvc.duplicates import across, equal_files
 from mvc.errors import ConfigError, DataError
+from mvc.groups import find_groups
 from mvc.layout import LAYOUT, SPLITS, Layout, class_problems, find_layout
 from mvc.probe import ImageFacts, probe_all
 from mvc.progress import say
-from mvc.splits import Splits, make_splits
+from mvc.splits import Splits, make_splits, require_folds
 from mvc.storage import write_json, write_json_lines
 from mvc.walk import counted, listing, printable
 
@@ -33,26 +34,30 @@ class _Frozen:
     facts: dict[str, ImageFacts]
     bad: dict[str, str]
     splits: Splits
+    groups: dict[str, str] | None
     words: list[str]
     warnings: list[str]
 
 
 def run_data(run: Path, experiment: Experiment) -> None:
-    """Check the images, make missing splits and few-shot subsets, and write run/data.
+    """Check the images, make missing splits, folds and few-shot subsets, and write run/data.
 
-    Randomness: (data.seed, "split <sha256>") and (data.seed, "shots <sha256>").
+    Randomness: (data.seed, "split <sha256>"), "split group <name>", "fold <class>" and "shots <sha256>".
 
     Args:
         run: the run folder.
         experiment: its `data` section, and train.pairing for how many images a class needs.
 
     Raises:
-        ConfigError: data.path or data.class_names cannot be used.
-        DataError: folder, classes or images cannot be used; lists all offenders.
+        ConfigError: data.path, data.class_names, data.group_pattern, data.folds or data.fold cannot be used.
+        DataError: folder, classes, groups or images cannot be used; lists all offenders.
     """
     data = experiment.data
     root, stored = _resolve(run, data.path)
     layout = find_layout(root)
+    # Before all images are read, which can take long.
+    require_folds(layout.given, data.folds, data.fold)
+    groups = find_groups(root, layout.images, data.group_pattern, data.group_column)
     words = class_words(layout.classes, data.class_names)
     facts, bad = probe_all(root, [image.path for image in layout.images], data.background)
     if bad and data.on_bad == "error":
@@ -68,11 +73,13 @@ def run_data(run: Path, experiment: Experiment) -> None:
         data.test_share,
         data.shots,
         fewest=1 if experiment.train.pairing == "self" else 2,
+        groups=groups,
+        folds=data.folds,
+        fold=data.fold,
     )
-    warnings = _warnings(layout, facts, splits, codes(layout.classes, data.class_names))
-    frozen = _Frozen(layout, facts, bad, splits, words, warnings)
-    summary = _write(run, stored, frozen)
-    _report(data.path, data.shots, summary)
+    warnings = _warnings(layout, facts, splits, groups, codes(layout.classes, data.class_names))
+    summary = _write(run, stored, _Frozen(layout, facts, bad, splits, groups, words, warnings))
+    _report(data, summary)
 
 
 def _resolve(run: Path, path: str) -> tuple[Path, str]:
@@ -99,13 +106,17 @@ def _refuse(root: Path, bad: dict[str, str]) -> None:
     )
 
 
-def _warnings(layout: Layout, facts: dict[str, ImageFacts], splits: Splits, coded: list[str]) -> list[str]:
+def _warnings(
+    layout: Layout, facts: dict[str, ImageFacts], splits: Splits, groups: dict[str, str] | None, coded: list[str]
+) -> list[str]:
     warnings = list(layout.warnings)
     used = {path: split for path, split in splits.split.items() if path not in splits.left_out}
     copies = across(equal_files({path: facts[path].sha256 for path in used}), used)
     if copies:
         example = " = ".join(printable(path) for path in copies[0])
         warnings.append(f"{counted(len(copies), 'image')} in more than one split, which flatters results: {example}")
+    if groups is not None:
+        warnings += _parted(groups, used)
     warnings += splits.warnings
     for note, count in Counter(fact.note for fact in facts.values() if fact.note).items():
         example = next(path for path, fact in facts.items() if fact.note == note)
@@ -116,6 +127,20 @@ def _warnings(layout: Layout, facts: dict[str, ImageFacts], splits: Splits, code
             f"{counted(len(coded), 'class folder')} named like a code ({shown}): give words by data.class_names"
         )
     return warnings
+
+
+def _parted(groups: dict[str, str], used: dict[str, str]) -> list[str]:
+    """A warning about groups that the user's own split folders part; those that are made here part none."""
+    members = defaultdict(list)
+    for path in used:
+        members[groups[path]].append(path)
+    parted = {groups[paths[0]]: {used[path] for path in paths} for paths in across(list(members.values()), used)}
+    if not parted:
+        return []
+    name = min(parted)
+    shown = f"{printable(name)} in {' and '.join(split for split in SPLITS if split in parted[name])}"
+    what = "1 group lies" if len(parted) == 1 else f"{len(parted)} groups lie"
+    return [f"{what} in more than one split, which flatters results: {shown}"]
 
 
 def _write(run: Path, stored: str, frozen: _Frozen) -> dict[str, Any]:
@@ -140,6 +165,7 @@ def _write(run: Path, stored: str, frozen: _Frozen) -> dict[str, Any]:
                 "phash": fact.phash,
                 "note": fact.note,
                 "used": image.path not in splits.left_out,
+                "group": frozen.groups[image.path] if frozen.groups is not None else None,
             }
         )
     summary = _summary(stored, rows, frozen)
@@ -168,6 +194,7 @@ def _summary(stored: str, rows: list[dict[str, Any]], frozen: _Frozen) -> dict[s
             name: dict(Counter(row["split"] for row in used if row["class_name"] == name))
             for name in frozen.layout.classes
         },
+        "groups": len({row["group"] for row in used}) if frozen.groups is not None else None,
         "left_out": len(rows) - len(used),
         "made": sorted(frozen.splits.made),
         "skipped": len(frozen.bad),
@@ -176,12 +203,16 @@ def _summary(stored: str, rows: list[dict[str, Any]], frozen: _Frozen) -> dict[s
     }
 
 
-def _report(path: str, shots: int | None, summary: dict[str, Any]) -> None:
+def _report(data: DataSection, summary: dict[str, Any]) -> None:
     used = ", ".join(f"{count} {split}" for split, count in summary["used"].items())
-    say(f"data: {summary['images']} images in {summary['classes']} classes from {path}")
-    left = f"; {summary['left_out']} left out by data.shots={shots}" if summary["left_out"] else ""
+    say(f"data: {summary['images']} images in {summary['classes']} classes from {data.path}")
+    left = f"; {summary['left_out']} left out by data.shots={data.shots}" if summary["left_out"] else ""
     made = f" ({' and '.join(summary['made'])} made by rule)" if summary["made"] else ""
     say(f"data: uses {used} images{made}{left}")
+    if data.folds is not None:
+        say(f"data: the test split is fold {data.fold} of 0 to {data.folds - 1}")
+    if summary["groups"] is not None:
+        say(f"data: {counted(summary['groups'], 'group')}; splits that are made part none")
     ignored = sum(summary["ignored_files"].values())
     skipped = (
         f"{counted(summary['skipped'], 'image')} skipped, see {SKIPPED}" if summary["skipped"] else "no image skipped"

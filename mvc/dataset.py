@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +25,7 @@ class ImageRecord:
         sha256: of the file's bytes.
         width, height: in pixels, upright.
         mode: Pillow's mode of the file as stored.
+        group: the images it must not be parted from, where groups are used.
     """
 
     id: str
@@ -36,6 +37,7 @@ class ImageRecord:
     width: int
     height: int
     mode: str
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def load_index(run: Path) -> Dataset:
 
 def _record(index: Path, number: int, row: dict[str, Any], classes: list[str]) -> ImageRecord:
     try:
-        record = ImageRecord(**{field.name: row[field.name] for field in fields(ImageRecord)})
+        # Indices of runs before there were groups have no such key.
+        names = [field.name for field in fields(ImageRecord) if field.name in row or field.default is MISSING]
+        record = ImageRecord(**{name: row[name] for name in names})
         path = PurePosixPath(record.path)
         if path.is_absolute() or ".." in path.parts or "\0" in record.path:
             raise ValueError(f"path {record.path!a} leads out of the data folder")

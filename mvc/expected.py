@@ -11,6 +11,7 @@ from pathlib import Path
 from mvc.amounts import previewed, synthetic_per_class
 from mvc.config import Experiment
 from mvc.dataset import INDEX, load_index
+from mvc.groups import find_groups
 from mvc.layout import Layout, find_layout
 from mvc.splits import make_splits
 
@@ -31,6 +32,7 @@ def training_counts(run: Path, experiment: Experiment) -> dict[str, int]:
         return dict(Counter(record.class_name for record in load_index(run).split("train")))
     data = experiment.data
     layout = _layout(data.path)
+    groups = find_groups(layout.root, layout.images, data.group_pattern, data.group_column)
     splits = make_splits(
         layout.images,
         {image.path: image.path for image in layout.images},
@@ -40,6 +42,9 @@ def training_counts(run: Path, experiment: Experiment) -> dict[str, int]:
         data.test_share,
         data.shots,
         fewest=1 if experiment.train.pairing == "self" else 2,
+        groups=groups,
+        folds=data.folds,
+        fold=data.fold,
     )
     used = [image for image in layout.images if image.path not in splits.left_out]
     return dict(Counter(image.class_name for image in used if splits.split[image.path] == "train"))

@@ -70,12 +70,14 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def _check_unchanged(run: Path, stage: Stage, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The free changes of a stage.
+    """The free changes of a stage. A key that is younger than the run counts as if it had had its default.
 
     Raises:
         ConfigError: something else changed; names it and says what to do.
     """
-    changes = differences(before, now)
+    defaults = flat_settings(Experiment(), stage.settings)
+    younger = {key: value for key, value in defaults.items() if key not in before and key in now}
+    changes = differences({**before, **younger}, now)
     fixed = [text for text in changes if not _is_free(stage, text)]
     if fixed:
         shown = "; ".join(_short(text) for text in fixed[:4]) + (

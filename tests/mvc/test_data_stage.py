@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ def test_rows_hold_unused_images_too(tmp_path: Path) -> None:
     rows = read_json_lines(tmp_path / "run" / INDEX)
     assert len(rows) == 30 and sum(row["used"] for row in rows) == 6 + 5 + 6
     assert set(rows[0]) == {
-        *("id", "path", "class_name", "label", "split", "sha256", "width", "height", "mode", "phash", "note", "used")
+        *("id", "path", "class_name", "label", "split", "sha256", "width", "height", "mode", "phash", "note", "used"),
+        "group",
     }
+    assert all(row["group"] is None for row in rows)
     assert all(len(row["phash"]) == 16 and int(row["phash"], 16) >= 0 for row in rows)
     assert [len(load_index(tmp_path / "run").split(name)) for name in ("train", "validation", "test")] == [6, 5, 6]
 
@@ -110,6 +113,51 @@ def test_copies_across_given_splits_are_warned_about(tmp_path: Path, capsys: pyt
     assert (
         "warning: 1 image in more than one split, which flatters results: test/cat/copy.png = train/cat/000.png" in text
     )
+
+
+def test_groups_are_frozen_and_kept_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "data", {f"{name}/p{n}": 3 for name in ("cat", "dog") for n in range(8)})
+    run_data(tmp_path / "run", experiment(tmp_path / "data", group_pattern="(cat|dog)/p[0-9]"))
+    assert "classes without test images (all its images are of one group): cat, dog" in capsys.readouterr().err
+    run_data(tmp_path / "run", experiment(tmp_path / "data", group_pattern="/(p[0-9])/"))
+    text = capsys.readouterr().err
+    assert "data: 8 groups; splits that are made part none" in text and "warning" not in text
+    homes = defaultdict(set)
+    for record in load_index(tmp_path / "run").records:
+        assert record.group == record.path.split("/")[1]
+        homes[record.group].add(record.split)
+    assert sorted(homes) == [f"p{n}" for n in range(8)] and all(len(splits) == 1 for splits in homes.values())
+    summary = read_json(tmp_path / "run" / SUMMARY)
+    assert summary["groups"] == 8 and summary["used"] == {"train": 30, "validation": 6, "test": 12}
+
+
+def test_groups_that_given_splits_part_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "data", {"train/cat": 6, "train/dog": 6, "test/cat": 2, "test/dog": 3})
+    run_data(tmp_path / "run", experiment(tmp_path / "data", group_pattern="00([0-9])[.]png"))
+    text = "3 groups lie in more than one split, which flatters results: 0 in train and test"
+    assert f"warning: {text}" in capsys.readouterr().err
+    assert text in read_json(tmp_path / "run" / SUMMARY)["warnings"]
+
+
+def test_a_fold_is_the_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "data", {"cat": 10, "dog": 15})
+    tested = list[str]()
+    for fold in range(5):
+        run_data(tmp_path / "run", experiment(tmp_path / "data", folds=5, fold=fold))
+        assert f"data: the test split is fold {fold} of 0 to 4" in capsys.readouterr().err
+        tested += [record.id for record in load_index(tmp_path / "run").split("test")]
+        assert read_json(tmp_path / "run" / SUMMARY)["used"] == {"train": 16, "validation": 4, "test": 5}
+    assert len(tested) == len(set(tested)) == 25
+
+
+def test_folds_and_groups_are_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    fill(tmp_path / "data", {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 2})
+    (tmp_path / "data/train/cat/bad.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match="the folder has a test split"):
+        run_data(tmp_path / "run", experiment(tmp_path / "data", folds=5))
+    with pytest.raises(DataError, match="finds no group for 11 of 11 images"):
+        run_data(tmp_path / "run", experiment(tmp_path / "data", group_pattern="patient-(.)"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_codes_and_class_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,19 @@ def test_broken_index_is_refused(run: Path, change: dict[str, Any], text: str) -
         load_index(run)
 
 
+def test_an_index_from_before_there_were_groups_is_read(run: Path) -> None:
+    assert all(record.group is None for record in load_index(run).records)
+    rows = [{key: value for key, value in row.items() if key != "group"} for row in read_json_lines(run / INDEX)]
+    before = load_index(run)
+    write_json_lines(run / INDEX, rows)
+    assert load_index(run) == before
+    write_json_lines(run / INDEX, [{**rows[0], "used": True, "group": "p7"}, *rows[1:]])
+    assert next(record.group for record in load_index(run).records if record.id == rows[0]["id"]) == "p7"
+    write_json_lines(run / INDEX, [{key: value for key, value in row.items() if key != "mode"} for row in rows])
+    with pytest.raises(DataError, match="mode"):
+        load_index(run)
+
+
 def test_broken_or_missing_classes_are_refused(run: Path) -> None:
     content = read_json(run / CLASSES)
     write_json(run / CLASSES, {**content, "classes": content["classes"][::-1]})

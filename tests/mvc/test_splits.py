@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvc.errors import DataError
+from mvc.errors import ConfigError, DataError
 from mvc.layout import FoundImage
-from mvc.splits import Splits, hold_out, make_splits, seeded_groups, shots_of
+from mvc.splits import Splits, class_folds, hold_out, make_splits, require_folds, seeded_groups, shots_of
 from mvc.storage import sha256_bytes
 
 
@@ -154,3 +154,146 @@ def test_hold_out_and_groups_directly() -> None:
     assert sorted(map(len, groups)) == [1] * 9 + [2]
     assert ["a/004.png", "a/copy.png"] in groups
     assert [group[0] for group in groups] != sorted(group[0] for group in groups)
+
+
+def folds_of(sha256: dict[str, str], folds: int, **options: object) -> list[set[str]]:
+    """The paths in test of each fold."""
+    results = [split(sha256, folds=folds, fold=fold, **options) for fold in range(folds)]
+    return [{path for path, name in result.split.items() if name == "test"} for result in results]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(5, 40), min_size=2, max_size=6), st.integers(2, 5), st.integers(0, 9))
+def test_every_image_is_tested_in_one_fold_and_classes_are_spread_evenly(
+    sizes: list[int], folds: int, seed: int
+) -> None:
+    sha256 = {key: value for n, size in enumerate(sizes) for key, value in digests(f"c{n}", size).items()}
+    tested = folds_of(sha256, folds, seed=seed)
+    assert sum(map(len, tested)) == len(sha256) and set().union(*tested) == set(sha256)
+    for number in range(len(sizes)):
+        found = [sum(path.startswith(f"c{number}/") for path in paths) for paths in tested]
+        assert max(found) - min(found) <= 1 and sum(found) == sizes[number]
+
+
+def test_a_fold_is_in_place_of_the_test_share_and_validation_is_of_the_rest() -> None:
+    result = split(digests("a", 50) | digests("b", 25), folds=5, fold=3, test_share=0.5)
+    assert counts(result, "a") == {"test": 10, "validation": 8, "train": 32}
+    assert counts(result, "b") == {"test": 5, "validation": 4, "train": 16}
+    assert result.made == {"test", "validation"} and not result.warnings
+
+
+def test_the_images_left_over_go_to_different_folds_for_different_classes() -> None:
+    """With many classes of six images in five folds, the sixth ones do not all make the same fold larger."""
+    sha256 = {key: value for n in range(50) for key, value in digests(f"c{n}", 6).items()}
+    larger = [len(paths) - 50 for paths in folds_of(sha256, 5)]
+    assert sum(larger) == 50 and min(larger) >= 3
+
+
+def test_folds_by_their_closed_form() -> None:
+    sha256 = digests("a", 11)
+    order = [group[0] for group in seeded_groups(sha256, 4, "split")]
+    fold_of = class_folds(sha256, 4, 3, "a")
+    in_order = [fold_of[path] for path in order]
+    assert in_order == sorted(in_order) and sorted(Counter(in_order).values()) == [3, 4, 4]
+    assert folds_of(sha256 | digests("b", 9), 3, seed=4)[1] >= {path for path, fold in fold_of.items() if fold == 1}
+    assert class_folds(sha256, 5, 3, "a") != fold_of
+
+
+def test_one_more_image_moves_at_most_one_from_each_fold() -> None:
+    before, after = class_folds(digests("a", 50), 0, 5, "a"), class_folds(digests("a", 51), 0, 5, "a")
+    assert sum(after[path] != fold for path, fold in before.items()) <= 4
+
+
+def test_copies_stay_in_one_fold() -> None:
+    sha256 = {f"a/{n}-{k}.png": sha256_bytes(bytes([n])) for n in range(9) for k in range(1 + n % 3)}
+    fold_of = class_folds(sha256, 0, 4, "a")
+    assert all(len({fold_of[p] for p in sha256 if sha256[p] == digest}) == 1 for digest in sha256.values())
+    assert set(fold_of.values()) == {0, 1, 2, 3}
+
+
+def test_classes_with_fewer_images_than_folds() -> None:
+    result = split(digests("a", 40) | digests("b", 3), folds=5, fold=0)
+    tested = [split(digests("a", 40) | digests("b", 3), folds=5, fold=fold) for fold in range(5)]
+    assert sum("classes without test images (too few images to give any): b" in r.warnings for r in tested) == 2
+    assert counts(result, "a")["test"] == 8
+    for fold in range(5):
+        with pytest.raises(DataError, match=r"(?s)data.folds=5 would leave fewer than 2 different .* to: b \(1\)"):
+            split(digests("a", 40) | digests("b", 2), folds=5, fold=fold)
+
+
+def test_folds_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="(?s)the folder has a test split.*leave data.folds out"):
+        require_folds(frozenset({"train", "test"}), 5, 0)
+    with pytest.raises(ConfigError, match="(?s)data.fold=5 is none of data.folds=5.*from 0 to 4"):
+        split(digests("a", 10) | digests("b", 10), folds=5, fold=5)
+    with pytest.raises(ConfigError, match="data.fold=2 without data.folds"):
+        require_folds(frozenset(), None, 2)
+    require_folds(frozenset({"train", "validation"}), 5, 4)
+
+
+def patients(class_name: str, sizes: list[int], first: int = 0) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests and groups of so many patients' images of a class."""
+    paths = [
+        (f"{class_name}/p{first + n}_{k}.png", f"p{first + n}") for n, size in enumerate(sizes) for k in range(size)
+    ]
+    return {path: sha256_bytes(path.encode()) for path, _ in paths}, dict(paths)
+
+
+def test_groups_lie_in_one_split_each_and_shares_are_met() -> None:
+    (cats, cat_groups), (dogs, dog_groups) = patients("cat", [3] * 20), patients("dog", [3] * 10, first=50)
+    groups = cat_groups | dog_groups
+    result = split(cats | dogs, groups=groups)
+    assert counts(result, "cat") == {"test": 12, "validation": 9, "train": 39}
+    assert counts(result, "dog") == {"test": 6, "validation": 6, "train": 18}
+    assert all(len({result.split[path] for path in groups if groups[path] == name}) == 1 for name in groups.values())
+    assert result.split != split(cats | dogs, groups=groups, seed=1).split
+
+
+def test_groups_of_one_image_each_are_hardly_another_case() -> None:
+    sha256 = digests("a", 50) | digests("b", 20)
+    result = split(sha256, groups={path: path for path in sha256})
+    assert counts(result, "a") == {"test": 10, "validation": 8, "train": 32}
+    assert counts(result, "b") == {"test": 4, "validation": 3, "train": 13}
+
+
+def test_a_class_of_one_group_is_named() -> None:
+    (cats, cat_groups), (dogs, dog_groups) = patients("cat", [6]), patients("dog", [2] * 9, first=1)
+    groups = cat_groups | dog_groups
+    assert split(cats | dogs, groups=groups).warnings == [
+        "classes without test images (all its images are of one group): cat",
+        "classes without validation images (all its images are of one group): cat",
+    ]
+    (owls, owl_groups) = patients("owl", [4, 4], first=20)
+    assert split(cats | dogs | owls, groups=groups | owl_groups).warnings[1:] == [
+        "classes without validation images (all its images are of one group): cat",
+        "classes without validation images (too few groups of images to give any): owl",
+    ]
+    with pytest.raises(DataError, match=r"data.folds=3 .* to: cat \(0, as all are of one group\)"):
+        split(cats | dogs, groups=groups, folds=3)
+
+
+def test_a_given_test_split_keeps_its_part_of_a_group() -> None:
+    names = [f"{name}/{c}/{n}.png" for name in ("train", "test") for c in "ab" for n in range(10)]
+    groups = {path: f"p{int(path.split('/')[2][0]) % 5}" for path in names}
+    result = split(
+        {path: sha256_bytes(path.encode()) for path in names}, given=frozenset({"train", "test"}), groups=groups
+    )
+    assert all((result.split[path] == "test") == path.startswith("test") for path in names)
+    held = {groups[path] for path in names if result.split[path] == "validation"}
+    assert held and not held & {groups[path] for path in names if result.split[path] == "train"}
+
+
+def test_shots_may_cut_groups() -> None:
+    (cats, cat_groups), (dogs, dog_groups) = patients("cat", [10] * 6), patients("dog", [10] * 6, first=10)
+    result = split(cats | dogs, groups=cat_groups | dog_groups, shots=3)
+    assert counts(result, "cat", used=True) == {"train": 3, "validation": 3, "test": 10}
+
+
+def test_folds_keep_groups() -> None:
+    (cats, cat_groups), (dogs, dog_groups) = patients("cat", [4] * 10), patients("dog", [2] * 15, first=50)
+    groups = cat_groups | dog_groups
+    tested = folds_of(cats | dogs, 5, groups=groups)
+    assert set().union(*tested) == set(groups) and sum(map(len, tested)) == len(groups)
+    assert [sum(path.startswith("cat") for path in paths) for paths in tested] == [8] * 5
+    assert [sum(path.startswith("dog") for path in paths) for paths in tested] == [6] * 5
+    assert all(sum(name in {groups[path] for path in paths} for paths in tested) == 1 for name in groups.values())
