@@ -18,10 +18,11 @@ import numpy.typing as npt
 import scipy.linalg
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from mvc.classify.augment import augmentation
 from mvc.classify.images import Images, channel_statistics
-from mvc.classify.loop import final_evaluation, fit, learning_rates, logits_of
+from mvc.classify.loop import fit, learning_rates, logits_of
 from mvc.classify.networks import build_network
 from mvc.classify.strategies import shuffled
 from mvc.dataset import load_index
@@ -51,10 +52,16 @@ def train_judge(pool: Images, classes: int) -> nn.Module:
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(shuffled(SEED, "judge", len(pool), step, BATCH))
-        return bend(pool.pixels[rows].permute(0, 3, 1, 2), step), pool.labels[rows]
+        return bend(pool.pixels[rows].permute(0, 3, 1, 2), step), one_hot(pool.labels[rows], classes).float()
 
-    fit(network, batch, learning_rates([(STEPS, 1e-3)], 50), 1e-2, STEPS, None)
+    rates = learning_rates([(STEPS, 1e-3)], 50)
+    fit(network, batch, rates, weight_decay=1e-2, evaluation_steps=STEPS, validation=None)
     return network
+
+
+def share_read(network: nn.Module, images: Images) -> float:
+    """Share of images of which the network names the class."""
+    return (logits_of(network, images).argmax(dim=1) == images.labels).double().mean().item()
 
 
 @torch.inference_mode()
@@ -88,7 +95,7 @@ def main() -> None:
     root = runs[0] / "data" / "digits"
     pool, held_out = folder_images(root / "train", classes), folder_images(root / "test", classes)
     judge = train_judge(pool, len(classes))
-    accuracy, _ = final_evaluation(judge, held_out, classes)
+    accuracy = share_read(judge, held_out)
     print(f"judge: trained on {len(pool)} real digits, reads {accuracy:.1%} of {len(held_out)} held-out ones")
     real = features(judge, held_out)
     for run in runs:
@@ -102,7 +109,7 @@ def main() -> None:
         for source in sorted({image.source for image in made}):
             chosen = [image for image in made if image.source == source]
             images = load([image.path for image in chosen], [classes.index(image.class_name) for image in chosen])
-            right = (logits_of(judge, images).argmax(dim=1) == images.labels).double().mean().item()
+            right = share_read(judge, images)
             seen = features(judge, images)
             row = {
                 "run": run.name,

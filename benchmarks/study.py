@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.demo_quality import features, load, nearest, train_judge
+from benchmarks.demo_quality import features, load, nearest, share_read, train_judge
 from mvc import embedding_store, latents, models
 from mvc.captions import read_captions
 from mvc.classify.augment import augmentation
-from mvc.classify.images import Images, channel_statistics, take
-from mvc.classify.loop import final_evaluation, fit, learning_rates, logits_of
+from mvc.classify.batches import batch_maker
+from mvc.classify.images import Images, channel_statistics
+from mvc.classify.loop import fit, learning_rates
 from mvc.classify.networks import build_network
-from mvc.classify.strategies import batch, phase_steps
+from mvc.classify.strategies import Mix, phase_steps
 from mvc.dataset import Dataset, load_index
 from mvc.denoise import decode, denoise, make_scheduler
 from mvc.diffusion import GuidanceTerm, guidance_terms, text_guidance_terms
@@ -216,25 +217,23 @@ def accuracies(study: Study, synthetic: Images | None, strategy: str) -> list[fl
     found = []
     count = 0 if synthetic is None else len(synthetic)
     shown = None if strategy in ("real", "duplicate") else synthetic
+    labels = np.zeros(count, dtype=np.int64) if shown is None else shown.labels.numpy()
+    mix = Mix(strategy, STEPS, BATCH, study.train.labels.numpy(), labels)
+    classes, device = len(study.dataset.classes), torch.device("cpu")
+    peaks = list(zip(phase_steps(strategy, STEPS, 0.3), (RATE, 0.1 * RATE), strict=False))
     for seed in MODEL_SEEDS:
-        mean, std = channel_statistics(study.train.pixels)
-        network = build_network("small", len(study.dataset.classes), SIZE, seed, mean, std)
+        network = build_network("small", classes, SIZE, seed, *channel_statistics(study.train.pixels))
         bend = augmentation("default", seed, False)
-
-        def batch_of(step: int, seed: int = seed, bend: Any = bend) -> tuple[Tensor, Tensor]:
-            slots = batch(strategy, seed, step, STEPS, BATCH, len(study.train), count)
-            pixels, labels = take(study.train, shown, slots.indices)
-            return bend(pixels, step), labels
-
-        peaks = list(zip(phase_steps(strategy, STEPS, 0.3), (RATE, 0.1 * RATE), strict=False))
-        fit(network, batch_of, learning_rates(peaks, 15), 1e-2, 40, study.validation)
-        found.append(round(100 * final_evaluation(network, study.unseen, study.dataset.classes)[0], 2))
+        batch = batch_maker(mix, seed, study.train, shown, range(count), classes, bend, device)
+        rates = learning_rates(peaks, 15)
+        fit(network, batch, rates, weight_decay=1e-2, evaluation_steps=40, validation=study.validation)
+        found.append(round(100 * share_read(network, study.unseen), 2))
     return found
 
 
 def measured(study: Study, images: Images) -> dict[str, float]:
     """What the judge says of some images."""
-    right = (logits_of(study.judge, images).argmax(dim=1) == images.labels).double().mean().item()
+    right = share_read(study.judge, images)
     few = features(study.judge, study.train)
     return {
         "read": round(100 * right, 1),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from mvc.config import ClassifySection, Experiment
+from mvc.config import Experiment
+from mvc.config_classify import ClassifySection
 from mvc.dataset import ImageRecord, load_index
 from mvc.errors import ConfigError, DataError
 from mvc.models import pick_device
@@ -19,10 +20,13 @@ from mvc.stopping import flag
 from mvc.storage import read_json, sha256_file, sha256_json, write_json
 
 from .augment import augmentation
-from .images import Images, cached_images, channel_statistics, decode_all, take
+from .batches import batch_maker
+from .comparison import real_name
+from .images import Images, cached_images, channel_statistics, decode_all
 from .loop import fit, learning_rates
-from .networks import SMALL_SIDE, build_network
-from .strategies import batch
+from .mixing import mixer
+from .networks import build_network
+from .strategies import Mix
 
 ARM = "rsp"
 """Strategy by which a point's images are used: the best or second best one on the digits, and of one phase."""
@@ -53,7 +57,7 @@ class ShortRuns:
         settings: section classify, for all but the number of steps.
         steps: optimisation steps of each.
         seeds: model seeds.
-        backbone: small, resnet18 or resnet50.
+        backbone: the name of the network; the first one where several are compared.
         background: colour behind transparent pixels.
         classes: how many.
         train, validation: real images at the classifier's size.
@@ -102,7 +106,8 @@ class ShortRuns:
         return found
 
     def _result(self, arm: str, seed: int, synthetic: Sequence[Given]) -> Path:
-        dropped = {"arms", "seeds", "image_size", "backbone", "max_train_steps", "evaluation_steps", "weights"}
+        dropped = {"arms", "seeds", "jobs", "image_size", "backbone", "max_train_steps", "evaluation_steps", "weights"}
+        dropped |= {"ratio", "ratios", "ema_decay", "balance", "label_smoothing", "synthetic_label_smoothing"}
         kept = {name: value for name, value in self.settings.model_dump(mode="json").items() if name not in dropped}
         seen: object = [[image.sha256, image.label] for image in synthetic]
         if arm in BASELINES:
@@ -119,7 +124,15 @@ class ShortRuns:
 
     def _train(self, arm: str, seed: int, count: int, synthetic: Images | None, shown: Meter) -> float:
         settings = self.settings
-        augment = augmentation(settings.augmentation, seed, settings.random_flip)
+        labels = np.zeros(count, dtype=np.int64) if synthetic is None else synthetic.labels.numpy()
+        mix = Mix(
+            strategy=arm,
+            steps=self.steps,
+            batch_size=settings.train_batch_size,
+            real_labels=self.train.labels.numpy(),
+            synthetic_labels=labels,
+            rsp_probability=settings.rsp_probability,
+        )
         network = build_network(
             self.backbone,
             self.classes,
@@ -127,20 +140,28 @@ class ShortRuns:
             seed,
             *channel_statistics(self.train.pixels),
             None if settings.weights is None else Path(settings.weights),
+            settings.pretrained,
+            settings.train_layers,
         ).to(self.device)
-
-        def batch_of(step: int) -> tuple[Tensor, Tensor]:
-            size, real = settings.train_batch_size, len(self.train)
-            drawn = batch(arm, seed, step, self.steps, size, real, count, settings.rsp_probability)
-            pixels, labels = take(self.train, synthetic, drawn.indices)
-            return augment(pixels.to(self.device), step), labels
+        augment = augmentation(settings.augmentation, seed, settings.random_flip)
+        batch = batch_maker(mix, seed, self.train, synthetic, range(count), self.classes, augment, self.device)
 
         def on_step(done: int) -> None:
             shown.advance(1, note=f"{arm}, seed {seed}")
             flag.check("images and classifiers that were finished are kept")
 
-        rates = learning_rates([(self.steps, settings.learning_rate)], warmup=max(1, self.steps // _WARMUP))
-        fitted = fit(network, batch_of, rates, settings.weight_decay, self.steps, self.validation, on_step)
+        fitted = fit(
+            network,
+            batch,
+            learning_rates([(self.steps, settings.learning_rate)], warmup=max(1, self.steps // _WARMUP)),
+            optimizer=settings.optimizer,
+            weight_decay=settings.weight_decay,
+            evaluation_steps=self.steps,
+            validation=self.validation,
+            mixer=mixer(settings.augmentation, seed),
+            mixed_precision=settings.mixed_precision,
+            on_step=on_step,
+        )
         return fitted.curve[-1][1]
 
 
@@ -173,15 +194,12 @@ def prepare_short_runs(run: Path, experiment: Experiment, image_size: int) -> Sh
     pixels = cached_images(run / _CACHE, paths, digests, size, background, "real images")
     every = Images(pixels, torch.tensor([record.label for record in records], dtype=torch.int64))
     first = len(splits["train"])
-    backbone = settings.backbone
-    if backbone == "auto":
-        backbone = "small" if size <= SMALL_SIDE else "resnet18"
     return ShortRuns(
         run=run,
         settings=settings,
         steps=experiment.tune.classifier_steps,
         seeds=range(experiment.tune.classifier_seeds),
-        backbone=backbone,
+        backbone=real_name(settings.backbones[0], size),
         background=background,
         classes=len(dataset.classes),
         train=every.rows(range(first)),

@@ -27,6 +27,12 @@ def _experiment_file(given: str) -> Path:
     if path.is_dir():
         if (path / "experiment.yaml").exists():
             return path / "experiment.yaml"
+        if (path / "repeats.json").exists():
+            first = next(iter(sorted(child.name for child in path.glob("*-*") if child.is_dir())), "seed-0")
+            raise ConfigError(
+                f"{given} holds several runs of one experiment",
+                do=f"give one of them, such as {path / first}, or the first command again to go on with all",
+            )
         raise ConfigError(
             f"{given} is a folder without experiment.yaml",
             why="a folder given here is a run folder",

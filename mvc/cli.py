@@ -14,6 +14,7 @@ import typer
 
 from mvc import processes
 from mvc.errors import ConfigError, MvcError
+from mvc.options import Arguments, Data, DataSeeds, DryRun, Folds, NumProcesses, Redo
 
 if TYPE_CHECKING:
     from mvc.config import Experiment
@@ -28,31 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[EXPERIMENT] [KEY=VALUE]...",
-        help="An experiment file, a shipped name or a run folder; then changes such as train.learning_rate=5e-5.",
-        show_default=False,
-    ),
-]
-Data = Annotated[str | None, typer.Option("--data", metavar="FOLDER", help="Folder of class folders with images.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved experiment and stop.")]
-Redo = Annotated[
-    bool,
-    typer.Option("--redo", help="Make stages whose settings or inputs changed again, and all after them."),
-]
-NumProcesses = Annotated[
-    int | None,
-    typer.Option(
-        "--num-processes",
-        metavar="N",
-        min=1,
-        help="Fine-tune in N processes on this machine, one a GPU; the result is the same.",
-        show_default=False,
-    ),
-]
 
 
 def _resolve(arguments: list[str] | None, data: str | None, dry_run: bool) -> Experiment:
@@ -106,9 +82,40 @@ def _show_results(run: Path) -> None:
     import_module("mvc.classify.table").print_table(run)
 
 
+def _repeat(
+    until: str,
+    arguments: list[str] | None,
+    data: str | None,
+    dry_run: bool,
+    redo: bool,
+    data_seeds: int | None,
+    folds: int | None,
+) -> Path:
+    """Whole runs over several data seeds or folds, concluded together; returns the folder that holds them."""
+    from mvc.repeats import run_repeats
+    from mvc.stopping import watching
+
+    experiment = _resolve(arguments, data, dry_run)
+    with watching():
+        run_repeats(experiment, data_seeds, folds, until, redo)
+        page = import_module("mvc.report.repeats").write_repeats_report(Path(experiment.run.dir))
+    print(f"report: {page}")
+    return Path(experiment.run.dir)
+
+
 @app.command()
-def run(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+def run(
+    arguments: Arguments = None,
+    data: Data = None,
+    dry_run: DryRun = False,
+    redo: Redo = False,
+    data_seeds: DataSeeds = None,
+    folds: Folds = None,
+) -> None:
     """Everything: check, caption, fine-tune, generate, train classifiers, report."""
+    if data_seeds is not None or folds is not None:
+        _show_results(_repeat("report", arguments, data, dry_run, redo, data_seeds, folds))
+        return
     experiment = _run("report", arguments, data, dry_run, redo)
     folder = Path(experiment.run.dir)
     _show_results(folder)
@@ -283,10 +290,36 @@ def tune(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False
 
 
 @app.command()
-def classify(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+def classify(
+    arguments: Arguments = None,
+    data: Data = None,
+    dry_run: DryRun = False,
+    redo: Redo = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Classifiers trained at once; sets classify.jobs.")] = None,
+    table: Annotated[bool, typer.Option(help="Print rows in the form of the MVC paper's tables, too.")] = False,
+    data_seeds: DataSeeds = None,
+    folds: Folds = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-processes",
+            metavar="N",
+            min=1,
+            help="Train in N processes on this machine, one a GPU, each another classifier.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Train and compare classifiers; does what is missing before it."""
-    experiment = _run("classify", arguments, data, dry_run, redo)
-    _show_results(Path(experiment.run.dir))
+    _launch(num_processes, arguments, data, dry_run)
+    given = [*(arguments or []), *([] if jobs is None else [f"classify.jobs={jobs}"])]
+    if data_seeds is not None or folds is not None:
+        folder = _repeat("classify", given, data, dry_run, redo, data_seeds, folds)
+    else:
+        folder = Path(_run("classify", given, data, dry_run, redo).run.dir)
+    _show_results(folder)
+    if table:
+        import_module("mvc.classify.paper_table").print_paper_tables(folder)
 
 
 @app.command()

@@ -214,9 +214,10 @@ def _explain(error: dict[str, Any], marks: Marks, origin: str) -> ConfigError:
             do=f"did you mean '{near[0]}'?" if near else "remove it",
         )
     message = error["msg"].removeprefix("Value error, ")
-    allowed = allowed_values(dotted)
+    allowed = None if isinstance(error["input"], dict) else allowed_values(dotted)
+    value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"  # a section says nothing as a whole
     return ConfigError(
-        f"{where}: {dotted} = {error['input']!r} cannot be used",
+        f"{where}: {dotted}{value} cannot be used",
         why=message[0].lower() + message[1:],
         do=f"allowed: {allowed}" if allowed else "correct the value",
     )

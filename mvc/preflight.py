@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
+from mvc.arms import parse_arm
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError
 from mvc.storage import read_json
 
 COMPARING = ("classify", "report")
+_USUAL_SIDE = 224
+"""Side in pixels that a backbone is looked at with where nothing says another."""
 """Stages that need classifiers to be compared."""
 
 
@@ -54,7 +58,7 @@ def check_experiment(experiment: Experiment, until: str) -> None:
         return
     sources = [name for name, share in experiment.generate.sources.items() if share > 0]
     for arm in experiment.classify.arms:
-        _, _, source = arm.partition("@")
+        source = parse_arm(arm).source
         if source and source not in sources:
             raise ConfigError(
                 f"classify.arms: '{arm}' needs images of the source {source}",
@@ -63,6 +67,10 @@ def check_experiment(experiment: Experiment, until: str) -> None:
                 if source != "finetuned"
                 else "leave the arm out, or give finetuned a share in generate.sources",
             )
+    for backbone in experiment.classify.backbones:
+        if backbone != "auto":
+            size = experiment.classify.image_size or experiment.data.image_size or _USUAL_SIDE
+            import_module("mvc.classify.backbones").check_backbone(backbone, size, experiment.classify.pretrained)
     weights = experiment.classify.weights
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"classify.weights: {weights} is missing", do="give a safetensors file, or leave it out")

@@ -60,6 +60,9 @@ class Stage:
     whole: str = ""
 
 
+SHOWN_RESULTS = ("results/table.csv", "results/ratios.json", "results/leaks.json", "test_openings.jsonl")
+"""What the page shows of the comparison besides its verdict."""
+
 STAGES = (
     Stage(
         "data",
@@ -135,12 +138,13 @@ STAGES = (
         VERDICT,
         ("results",),
         ("classify",),
+        shared=True,
     ),
     Stage(
         "report",
         "mvc.report.page:write_report",
         ("report",),
-        (INDEX, CAPTIONS, MODEL, SYNTHETIC, "synthetic/summary.json", QUALITY, VERDICT, "results/table.csv"),
+        (INDEX, CAPTIONS, MODEL, SYNTHETIC, "synthetic/summary.json", QUALITY, VERDICT, *SHOWN_RESULTS),
         "report/index.html",
         ("report",),
         ("report",),

@@ -56,8 +56,9 @@ def _detail(run: Path, experiment: Experiment, stage: str) -> str:
     if stage == "quality":
         return "quality/quality.json" if (run / "quality" / "quality.json").exists() else ""
     if stage == "classify":
-        runs = len(experiment.classify.arms) * len(experiment.classify.seed_list)
-        return f"{_count(run / 'results', '*-seed*.json')} of {runs} classifiers"
+        runs = len(experiment.classify.arms) * len(experiment.classify.seed_list) * len(experiment.classify.backbones)
+        trained = _count(run / "cache" / "classifiers", "*/classifier.json")
+        return f"{_count(run / 'results', '**/*-seed*.json')} of {runs} classifiers measured, {trained} kept"
     return "report/index.html" if (run / "report" / "index.html").exists() else ""
 
 

@@ -24,7 +24,8 @@ def imported_names(path: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
-            names.update({base, *(f"{base}.{alias.name}" for alias in node.names)})
+            joint = "" if base.endswith(".") else "."  # `from . import loop` is .loop and not ..loop
+            names.update({base, *(f"{base}{joint}{alias.name}" for alias in node.names)})
     return names
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mvc.classify.stage import result_path, run_classify
+from mvc.arms import parse_arm
+from mvc.classify.evaluation import result_path
+from mvc.classify.stage import run_classify
 from mvc.classify.tune import FOLDER, Given, ShortRuns, prepare_short_runs
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError, Stopped
@@ -37,13 +39,15 @@ def accuracies(short: ShortRuns, arm: str, synthetic: list[Given]) -> list[float
         return short.accuracies(arm, synthetic, shown)
 
 
+def last_accuracy(run: Path, arm: str, seed: int) -> float:
+    row = read_json(result_path(run / "results", parse_arm(arm), seed))
+    return float(row["validation_curve"][-1][1])
+
+
 def test_accuracies_are_those_of_the_comparison_after_its_last_step(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     run_classify(run, experiment())
-    expected = {
-        arm: [read_json(result_path(run, arm, seed))["validation_curve"][-1][1] for seed in (0, 1)]
-        for arm in ("real", "duplicate", "rsp")
-    }
+    expected = {arm: [last_accuracy(run, arm, seed) for seed in (0, 1)] for arm in ("real", "duplicate", "rsp")}
     shutil.rmtree(run / "data" / "images" / "test")
     short = prepare_short_runs(run, experiment(), 16)
     assert (len(short.train), len(short.validation)) == (COUNTS["train"], COUNTS["validation"])

@@ -55,7 +55,7 @@ def test_no_and_leading_zeros_and_times_are_not_reinterpreted(tmp_path: Path) ->
         ("train: {learning_rate: .inf}", "train.learning_rate = '.inf'"),
         ("generate: {scheduler: plms}", r"one of dpmsolver\+\+, unipc, ddim, euler"),
         ("generate: {sources: {finetuned: 0.5}}", "the shares add up to 0.5, not 1"),
-        ("classify: {arms: [real, magic]}", "unknown arm 'magic'"),
+        ("classify: {arms: [real, magic]}", "unknown strategy 'magic' in arm 'magic'; one of real, duplicate"),
         ("classify: {arms: [two_phase]}", "arms must hold 'real'"),
         ("classify: {seeds: [1, 1]}", "different numbers"),
         ("captions: {prefix: A photo.}", "must contain {class_name}"),

@@ -7,9 +7,9 @@ from importlib import import_module
 import pytest
 
 from mvc.config import Experiment
-from mvc.stages import STAGES, Stage
+from mvc.stages import SHOWN_RESULTS, STAGES, Stage
 
-BESIDE = {"results/table.csv", "synthetic/summary.json"}
+BESIDE = {*SHOWN_RESULTS, "synthetic/summary.json"}
 """Files that a stage writes beside its result and a later one reads."""
 
 

@@ -1,0 +1,117 @@
+"""`classify.jobs`: other processes of this machine that train classifiers of the same run.
+
+Each claims a classifier by a lock file, which the system takes back when a process dies; whoever is left trains what
+is left. Nothing but the run folder passes between them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mvc import processes
+from mvc.config import Experiment
+from mvc.launch import share_of_cores
+from mvc.progress import Meter, say
+from mvc.stopping import flag
+
+from .training import FOLDER, Task, train
+
+COMMAND = ("-m", "mvc.classify.worker")
+"""What Python runs in a worker."""
+_POLL = 0.2
+_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", processes.LAUNCHED)
+
+
+def train_unclaimed(tasks: Sequence[Task], shown: Meter) -> list[Task]:
+    """Train every classifier that is neither trained nor claimed by another process.
+
+    Args:
+        tasks: in the order in which they are wanted.
+        shown: advanced by each step of this process, and by whole classifiers of others.
+
+    Returns:
+        Those that others were at work on.
+    """
+    claimed = []
+    for task in tasks:
+        if task.is_trained():
+            shown.advance(task.comparison.settings.max_train_steps, note=f"{task.arm.name}, by another process")
+            continue
+        lock = task.comparison.run / FOLDER / f"{task.key[:24]}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=0):
+                if not task.is_trained():
+                    train(task, shown)
+        except Timeout:
+            claimed.append(task)
+    return claimed
+
+
+def train_all(tasks: Sequence[Task], shown: Meter, alone: bool) -> None:
+    """Train what is missing, together with whoever else is at work, until all are trained.
+
+    Args:
+        tasks: without those that are trained.
+        shown: progress.
+        alone: no other process is at work, so that nothing has to be waited for.
+
+    Raises:
+        NumericError: a loss is not finite.
+        Stopped: a signal asked for a stop; finished classifiers are kept.
+    """
+    left = list(tasks)
+    while left:
+        left = train_unclaimed(left, shown)
+        if left and not alone:
+            flag.check("classifiers that were finished are kept")
+            time.sleep(_POLL)
+
+
+@contextmanager
+def crew(run: Path, experiment: Experiment, due: Sequence[Task], count: int) -> Iterator[None]:
+    """Worker processes beside this one; they are ended with it, and finish no classifier then.
+
+    Args:
+        run: the run folder.
+        experiment: the resolved experiment.
+        due: what is to be trained.
+        count: how many processes in all, this one included.
+    """
+    values = {"run": str(run.resolve()), "experiment": experiment.model_dump(mode="json")}
+    order = json.dumps({**values, "due": [task.key for task in due]}).encode() + b"\n"
+    own = {name: value for name, value in os.environ.items() if name not in _LAUNCHED}
+    environment = {"OMP_NUM_THREADS": str(share_of_cores(count)), **own}
+    children = []
+    try:
+        for number in range(1, count):
+            child = subprocess.Popen(
+                [sys.executable, *COMMAND, str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # Ctrl-C goes to a whole group; they hear of it from us
+            )
+            children.append(child)
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):
+                child.stdin.write(order)
+                child.stdin.flush()
+        yield
+    finally:
+        for number, child in enumerate(children, 1):
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):
+                child.stdin.close()  # a worker whose parent can say no more ends at once
+            code = child.wait()
+            if code not in (0, 143):
+                say(f"classify: worker {number} ended with code {code}; the others did its part")
