@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import mvc
 from mvc.config import Experiment
 from mvc.config_file import to_yaml
 from mvc.dataset import load_index
 from mvc.errors import DataError
 from mvc.report import sections
-from mvc.storage import write_text
 
+from .classifiers import read_further
+from .evidence import read_published, read_sweeps, read_test_split
 from .filters import read_filters, read_refused
 from .grids import Grids, read_grids
 from .pictures import BLOCKS, GAP, blocks_of, columns_of, data_uri, find_samples, strip, tile_sides
-from .plots import accuracies, loss_curve, timestep_curve
+from .plots import loss_curve, ratio_curves, timestep_curve
 from .quality import HEADINGS, read_pairs, read_quality
+from .rendering import comparison_parts, gather, write_page
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ def write_report(run: Path, experiment: Experiment) -> Path:
         EnvironmentFault: the file cannot be written.
     """
     parts: dict[str, Callable[[], object]] = {
-        "results": partial(sections.results, run),
-        "accuracy_plot": lambda: Markup(accuracies([(arm.name, arm.values) for arm in sections.results(run).arms])),
+        **comparison_parts(run, [run], run),
+        "further": partial(read_further, run),
+        "sweeps": partial(_sweeps, run / "results"),
+        "test_split": partial(read_test_split, run),
+        "published": partial(read_published, run, run / "results"),
         "samples": partial(_gallery, run, experiment),
         "quality": partial(read_quality, run),
         "pairs": partial(read_pairs, run, experiment.data.background),
@@ -74,36 +77,27 @@ def write_report(run: Path, experiment: Experiment) -> Path:
         "captions": partial(sections.captions, run, experiment.report.classes),
         "machine": partial(sections.machine, run),
     }
-    content: dict[str, object] = {}
-    absent: dict[str, str] = {}
-    for name, build in parts.items():
-        try:
-            content[name] = build()
-        except DataError as error:
-            content[name] = None
-            # The page tells nothing of where the run lies, which may change.
-            absent[name] = " ".join(text for text in (error.what, error.why) if text).replace(f"{run}/", "")
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    content, absent = gather(run, parts)
     # Without run.dir, as in experiment.yaml of the run.
     settings = experiment.model_copy(update={"run": experiment.run.model_copy(update={"dir": ""})})
-    page = templates.get_template("page.html.jinja").render(
-        name=run.resolve().name,
+    return write_page(
+        run,
+        "page.html.jinja",
+        absent=absent,
         settings=to_yaml(settings),
-        version=mvc.__version__,
         splits=sections.SPLITS,
         figures=HEADINGS,
-        absent=absent,
         **content,
     )
-    path = run / "report" / "index.html"
-    write_text(path, page)
-    return path
+
+
+def _sweeps(results: Path) -> dict[str, object] | None:
+    """The plot of the ratios that were tried, and what it does not say; None where none were."""
+    found = read_sweeps(results)
+    if not found:
+        return None
+    plot = ratio_curves([(one.arm, one.ratios, one.accuracies, one.chosen) for one in found])
+    return {"plot": Markup(plot), "notes": [note for one in found for note in one.notes]}
 
 
 def _training(run: Path) -> dict[str, object]:

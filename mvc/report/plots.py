@@ -140,7 +140,7 @@ def accuracies(arms: Sequence[tuple[str, Sequence[float]]]) -> str:
     with _style():
         figure, axes = _figure(90 + 34 * len(arms))
         for row, (arm, values) in enumerate(arms):
-            colour, shares = REAL if arm == "real" else OTHER, 100 * np.asarray(values, dtype=np.float64)
+            colour, shares = _colour(arm), 100 * np.asarray(values, dtype=np.float64)
             if arm == "real":
                 axes.axvline(float(shares.mean()), color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
             axes.plot(shares, _spread(row, len(shares)), "o", color=colour, markersize=6, alpha=0.6, markeredgewidth=0)
@@ -153,6 +153,79 @@ def accuracies(arms: Sequence[tuple[str, Sequence[float]]]) -> str:
         axes.set_xlabel("test accuracy, per cent")
         means = "; ".join(f"{arm} {100 * float(np.mean(values)):.1f}" for arm, values in arms)
         return _svg(figure, "accuracy", f"Test accuracy in per cent, mean over seeds: {means}")
+
+
+def gains(arms: Sequence[tuple[str, float, float | None, float | None]], chosen: str = "") -> str:
+    """What each arm gains over its reference, with the 95 % interval as a line, and a dashed line at no gain.
+
+    Args:
+        arms: name, difference of accuracies, low and high end of its interval, as shares; without ends only a dot is
+            drawn. At least one arm.
+        chosen: name of the arm that is written in bold.
+    """
+    with _style():
+        figure, axes = _figure(90 + 34 * len(arms))
+        axes.axvline(0, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+        for row, (arm, difference, low, high) in enumerate(arms):
+            colour = _colour(arm)
+            if low is not None and high is not None:
+                axes.hlines(row, 100 * low, 100 * high, color=colour, linewidth=2)
+                axes.vlines([100 * low, 100 * high], row - 0.12, row + 0.12, color=colour, linewidth=2)
+            axes.plot([100 * difference], [row], "o", color=colour, markersize=8, markeredgewidth=0)
+        axes.set_yticks(range(len(arms)), [arm for arm, *_ in arms])
+        for label in axes.get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() == chosen else "normal")
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel("gain in points of test accuracy")
+        told = "; ".join(
+            f"{arm} {100 * difference:+.1f}"
+            + ("" if low is None or high is None else f" ({100 * low:+.1f} to {100 * high:+.1f})")
+            for arm, difference, low, high in arms
+        )
+        return _svg(figure, "gains", f"Gain in points with its 95 % interval: {told}")
+
+
+def ratio_curves(sweeps: Sequence[tuple[str, Sequence[float], Sequence[Sequence[float]], float]]) -> str:
+    """Validation accuracy at each ratio that was tried, a small plot for each arm: dots are seeds, the line their mean.
+
+    Args:
+        sweeps: name of the arm, ascending ratios, accuracies in [0, 1] at each of them, the chosen ratio; at least one.
+    """
+    columns = min(2, len(sweeps))
+    rows = -(-len(sweeps) // columns)
+    with _style():
+        figure = Figure(figsize=(WIDTH / 72, (60 + 160 * rows) / 72), layout="constrained")
+        figure.patch.set_visible(False)
+        panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+        for axes in panels[len(sweeps) :]:
+            axes.remove()
+        for axes, (arm, ratios, accuracies, chosen) in zip(panels, sweeps, strict=False):
+            places, means = np.arange(len(ratios)), [100 * float(np.mean(own)) for own in accuracies]
+            for place, own in zip(places, accuracies, strict=True):
+                dots = 100 * np.asarray(own, dtype=np.float64)
+                axes.plot([place] * len(own), dots, "o", color=FAINT, markersize=4, alpha=0.6, markeredgewidth=0)
+            axes.plot(places, means, "-", color=OTHER, linewidth=2)
+            best = list(ratios).index(chosen)
+            axes.plot([best], [means[best]], "D", color=OTHER, markersize=9, markeredgewidth=0)
+            axes.set_xticks(places, [f"{ratio:g}" for ratio in ratios])
+            axes.get_xticklabels()[best].set_fontweight("bold")
+            axes.margins(x=0.12, y=0.1)
+            axes.set_title(arm, fontsize=12)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        figure.supxlabel("synthetic images for each real one", fontsize=12)
+        figure.supylabel("validation accuracy, per cent", fontsize=12)
+        told = "; ".join(
+            f"{arm}: best at {chosen:g} of {', '.join(f'{r:g}' for r in ratios)}" for arm, ratios, _, chosen in sweeps
+        )
+        return _svg(figure, "ratios", f"Validation accuracy by ratio: {told}")
+
+
+def _colour(arm: str) -> str:
+    """Of an arm that sees synthetic images, or of one that does not."""
+    return REAL if arm.startswith(("real", "duplicate")) else OTHER
 
 
 def _spread(row: int, count: int) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,31 +17,6 @@ from mvc.storage import read_json, read_json_lines
 SPLITS = ("train", "validation", "test")
 CAPTION_EXAMPLES = 3
 """Captions shown of each class."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row of the results table, accuracies as texts in per cent."""
-
-    name: str
-    accuracy: str
-    difference: str
-    p_value: str
-    seeds: int
-    values: list[float]
-    """Test accuracy of each seed, in [0, 1]."""
-    best: bool
-
-
-@dataclass(frozen=True)
-class Results:
-    """The comparison of classifiers: verdict.json and table.csv."""
-
-    sentence: str
-    helped: bool
-    warnings: list[str]
-    test_set: str
-    arms: list[Arm]
 
 
 @dataclass(frozen=True)
@@ -141,36 +115,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def results(run: Path) -> Results:
-    """The table and the verdict of a finished comparison."""
-    path, table = run / "results" / "verdict.json", run / "results" / "table.csv"
-    trained = len(list((run / "results").glob("*-seed*.json")))
-    so_far = f"; classifiers trained so far: {trained}" if trained else ""
-    require(path, f"No verdict yet: the classifiers have not been compared{so_far}.")
-    verdict = read_json(path)
-    with reading(path):
-        sentence, helped = str(verdict["sentence"]), bool(verdict["helped"])
-        warnings, best = [str(text) for text in verdict["warnings"]], verdict["best_arm"]
-        test_set = str(verdict.get("test_set", ""))
-    require(table, "There is a verdict but no results/table.csv.")
-    with reading(table), open(table, newline="", encoding="utf-8") as file:
-        arms = [_arm(row, best) for row in csv.DictReader(file)]
-        if not arms:
-            raise ValueError("it holds no arm")
-    return Results(sentence, helped, warnings, test_set, arms)
-
-
-def _arm(row: dict[str, str], best: str | None) -> Arm:
-    spread = f" ± {percent(float(row['standard_deviation']))}" if row["standard_deviation"] else ""
-    difference = percent(float(row["difference"]), signed=True) if row["difference"] else ""
-    p_value = ""
-    if row["p_value"]:
-        p_value = "< 0.001" if float(row["p_value"]) < 0.001 else f"{float(row['p_value']):.2g}"
-    values = [float(value) for value in row["values"].split()]
-    accuracy = percent(float(row["mean"])) + spread
-    return Arm(row["arm"], accuracy, difference, p_value, int(row["seeds"]), values, row["arm"] == best)
 
 
 def losses(run: Path) -> Losses:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvc.randomness import numpy_generator
-from mvc.report.plots import MOST_POINTS, accuracies, loss_curve, smooth, timestep_curve
+from mvc.report.plots import MOST_POINTS, accuracies, gains, loss_curve, ratio_curves, smooth, timestep_curve
 
 ARMS = [("real", [0.80, 0.82, 0.84]), ("two_phase", [0.90, 0.90, 0.90])]
 
@@ -41,6 +41,70 @@ def test_accuracy_dots_lie_on_one_scale() -> None:
     # Equal accuracies stay apart, rows do not mix.
     assert len({y for _, y in other}) == 3 and max(y for _, y in real) < min(y for _, y in other)
     assert ">real<" in svg and ">two_phase<" in svg and ">test accuracy, per cent<" in svg
+
+
+def lines(svg: str, colour: str) -> list[list[tuple[float, float]]]:
+    """Corners of the lines drawn in a colour of the page."""
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', svg)
+    corners = [
+        re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path) for path, style in paths if f"stroke: var({colour})" in style
+    ]
+    return [[(float(x), float(y)) for x, y in path] for path in corners]
+
+
+GAINS = [("real+randaugment", 0.01, -0.02, 0.04), ("rsp", 0.03, 0.01, 0.05), ("combined", -0.02, None, None)]
+
+
+def test_gains_and_their_intervals_lie_on_one_scale() -> None:
+    svg = gains(GAINS, "rsp")
+    (real,), (rsp, combined) = marks(svg, "--real"), marks(svg, "--accent")
+    per_point = (rsp[0] - real[0]) / 2
+    assert per_point > 5 and combined[0] == pytest.approx(real[0] - 3 * per_point, abs=1e-3)
+    assert real[1] < rsp[1] < combined[1]
+    ((left, right),) = [path for path in lines(svg, "--accent") if path[0][1] == pytest.approx(path[1][1])]
+    assert left == pytest.approx((rsp[0] - 2 * per_point, rsp[1]), abs=1e-3)
+    assert right == pytest.approx((rsp[0] + 2 * per_point, rsp[1]), abs=1e-3)
+    # No gain, dashed.
+    (zero,) = [
+        path
+        for path in lines(svg, "--faint")
+        if path[0][0] == path[1][0] == pytest.approx(real[0] - per_point, abs=1e-3)
+    ]
+    assert len(zero) == 2
+    assert re.findall(r"font-weight: 700[^>]*>([^<]*)<", svg) == ["rsp"]
+    told = "real+randaugment +1.0 (-2.0 to +4.0); rsp +3.0 (+1.0 to +5.0); combined -2.0"
+    assert f'aria-label="Gain in points with its 95 % interval: {told}"' in svg
+
+
+def test_arms_without_synthetic_images_have_the_colour_of_real() -> None:
+    svg = accuracies([("real", [0.5]), ("real+mixup", [0.5]), ("duplicate", [0.5]), ("rsp:2+mixup", [0.5])])
+    assert len(marks(svg, "--real")) == 3 and len(marks(svg, "--accent")) == 1
+
+
+SWEEPS = [
+    ("rsp", [0.5, 1.0, 4.0], [[0.6, 0.8], [0.8, 0.9], [0.7, 0.7]], 1.0),
+    ("combined", [1.0, 2.0], [[0.5], [0.6]], 2.0),
+    ("weighted", [1.0], [[0.5]], 1.0),
+]
+
+
+def test_ratios_have_a_panel_for_each_arm_and_the_chosen_one_is_marked() -> None:
+    svg = ratio_curves(SWEEPS)
+    seeds = marks(svg, "--faint")
+    assert len(seeds) == 6 + 2 + 1
+    # 60, 80, 80, 90, 70, 70 per cent, upwards, and ratios evenly apart.
+    per_point = (seeds[0][1] - seeds[1][1]) / 20
+    assert per_point > 0.5
+    assert [(seeds[0][1] - y) / per_point for _, y in seeds[:6]] == pytest.approx([0, 20, 20, 30, 10, 10], abs=0.01)
+    assert seeds[2][0] - seeds[0][0] == pytest.approx(seeds[4][0] - seeds[2][0], abs=1e-3)
+    # The mean of 80 and 90 at ratio 1, of 60 at 2, of 50 at 1.
+    chosen = marks(svg, "--accent")
+    assert chosen[0] == pytest.approx((seeds[2][0], seeds[0][1] - 25 * per_point), abs=1e-2)
+    assert [place[0] for place in chosen[1:]] == [seeds[7][0], seeds[8][0]]
+    assert re.findall(r"font-weight: 700[^>]*>([^<]*)<", svg) == ["1", "2", "1"]
+    assert all(f">{name}<" in svg for name, *_ in SWEEPS)
+    assert "rsp: best at 1 of 0.5, 1, 4; combined: best at 2 of 1, 2; weighted: best at 1 of 1" in svg
+    assert len(marks(ratio_curves(SWEEPS[:1]), "--faint")) == 6
 
 
 def test_loss_points() -> None:
@@ -86,7 +150,7 @@ def test_long_logs_are_thinned() -> None:
 
 def test_colours_and_fonts_are_the_page_s() -> None:
     curves = loss_curve([1, 2], [0.5, 0.4], [2], [0.6]), timestep_curve([0.5, 0.1], [0.4, None])
-    for svg in (accuracies(ARMS), *curves):
+    for svg in (accuracies(ARMS), gains(GAINS), ratio_curves(SWEEPS), *curves):
         colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
         assert not colours, colours
         assert "<text" in svg and "<style" not in svg and "<metadata" not in svg and "http" not in svg
