@@ -119,7 +119,7 @@ def test_more_images_and_seeds_go_on_from_what_is_there(finished: Path) -> None:
     assert len(list((more / "results").glob("*-seed*.json"))) == 15
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_killed_in_training_it_goes_on_to_the_same_bits(finished: Path, number: signal.Signals) -> None:
     folder = finished.parent
     name = f"killed-{number.name}"

@@ -55,6 +55,7 @@ def test_without_a_gpu_it_refuses_in_one_line() -> None:
     assert done.stderr.splitlines()[-1] == said
 
 
+@pytest.mark.slow
 def test_the_ladder_at_toy_size() -> None:
     section = measure(1, TOY, [TOY_SIZE], CPU, eager=True)
     ladder, swept, decoding, files = section.tables
