@@ -10,6 +10,7 @@ parts are large); the running statistics of process 0 count. Mixing augmentation
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -80,7 +81,10 @@ def spread(objective: nn.Module, device: torch.device) -> nn.Module:
         # timm's and not torch's, which would drop the activation of timm's own BatchNorm layers.
         layers: Any = import_module("timm.layers")
         objective = layers.convert_sync_batchnorm(objective)
-    return nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch has begun to rename the option, and its minor versions do not share the new name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def part(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,15 +83,17 @@ def test_processes_of_a_launcher_share_the_classifiers(tmp_path: Path) -> None:
     """`mvc classify --num-processes 2` gives the bytes of one process; split batches give a whole comparison too."""
     few = ["data.shots=3", "train.max_train_steps=2", "generate.per_real=1", "generate.num_inference_steps=2"]
     few += ["filter.attempts=1", "classify.arms=[real,rsp]", "classify.seeds=2", "classify.max_train_steps=20"]
-    mvc = [sys.executable, "-m", "mvc", "classify", "--data", "digits", *few]
-    results = {}
-    for name, more in {
-        "one": [],
-        "two": ["--num-processes", "2"],
-        "split": ["--num-processes", "2", "classify.split_batches=true"],
-    }.items():
-        command = [*mvc, f"run.dir={tmp_path / name}", *more]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        results[name] = (tmp_path / name / "results" / "table.csv").read_text()
-    assert results["one"] == results["two"]
-    assert len(results["split"].splitlines()) == 3
+
+    def classify(name: str, *more: str) -> str:
+        command = [sys.executable, "-m", "mvc", "classify", "--data", "digits", *few, f"run.dir={tmp_path / name}"]
+        subprocess.run([*command, *more], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return (tmp_path / name / "results" / "table.csv").read_text()
+
+    one = classify("one")
+    for name in ("two", "split"):
+        # The same synthetic images: several processes fine-tune to within rounding only.
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+        for made in ("results", "cache/classifiers"):
+            shutil.rmtree(tmp_path / name / made)
+    assert classify("two", "--num-processes", "2") == one
+    assert len(classify("split", "--num-processes", "2", "classify.split_batches=true").splitlines()) == 3
