@@ -103,7 +103,8 @@ def gain_intervals(
         gains = np.stack([image_gains(*pair) for pair in pairs])
         values = values + resampled_means(gains, replicates, generator) - gains.mean(axis=1)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    # A difference of two shares lies between -1 and 1, which two samples far apart do not know.
+    return [(max(float(a), -1.0), min(float(b), 1.0)) for a, b in zip(low, high, strict=True)]
 
 
 def _sample_gains(outcome: Outcome, reference: Outcome) -> list[float]:

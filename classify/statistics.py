@@ -163,7 +163,7 @@ def detectable_difference(spreads: Sequence[float], samples: int) -> float | Non
     if not spreads or samples < 2:
         return None
     pooled = math.sqrt(sum(spread**2 for spread in spreads) / len(spreads))
-    return float(stats.t.ppf(0.975, samples - 1)) * pooled / math.sqrt(samples)
+    return min(float(stats.t.ppf(0.975, samples - 1)) * pooled / math.sqrt(samples), 1.0)
 
 
 def binomial_standard_error(accuracy: float, images: int) -> float:
