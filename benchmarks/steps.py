@@ -20,10 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mvc.diffusion import conditioning_dropout, widen_conv_in
 from mvc.latents import Latents, encode_image
+from mvc.moving_average import MovingAverage
 from mvc.pairs import draw_pairs
 from mvc.randomness import generator, seeded_global
 from mvc.train.batches import ClassText, Materials, Sampling, assemble
-from mvc.train.ema import MovingAverage
 from mvc.train.objective import sample_losses
 from mvc.train.optimizers import make_optimizer
 

@@ -175,6 +175,8 @@ def prepare(run: Path, experiment: Experiment, device: torch.device | None = Non
     weights = None if settings.weights is None else _digest_of_weights(Path(settings.weights))
     background = experiment.data.background
     train, validation = (_real(run, dataset, name, size, background) for name in ("train", "validation"))
+    synthetic, test = _synthetic(run, dataset, made, size, background), SealedTest.of(run, dataset, size, background)
+    channels, own_device = channel_statistics(train.pixels), device or pick_device(experiment.run.device)
     rows = [[record.id, record.label, record.split, record.sha256] for record in dataset.records]
     return [
         Comparison(
@@ -185,14 +187,14 @@ def prepare(run: Path, experiment: Experiment, device: torch.device | None = Non
             classes=dataset.classes,
             train=train,
             validation=validation,
-            synthetic=_synthetic(run, dataset, made, size, background),
+            synthetic=synthetic,
             sources=[image.source for image in made],
             synthetic_digests=[image.sha256 for image in made],
             data_digest=sha256_json([size, background, dataset.classes, rows]),
             weights_digest=weights,
-            channels=channel_statistics(train.pixels),
-            test=SealedTest.of(run, dataset, size, background),
-            device=device or pick_device(experiment.run.device),
+            channels=channels,
+            test=test,
+            device=own_device,
         )
         for place, name in enumerate(dict.fromkeys(backbones))
     ]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from mvc.errors import NumericError
+from mvc.moving_average import MovingAverage
 
 from . import parallel
 from .augment import to_float
 from .images import Images
 from .mixing import Mixer
-from .moving_average import MovingAverage
 
 BETAS = (0.9, 0.999)
 MOMENTUM = 0.9
@@ -172,11 +172,12 @@ def fit(
         NumericError: the loss is not finite.
         ConfigError: a batch has fewer images than there are processes.
     """
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    weights = [weight for _, weight in named]
     device = weights[0].device
     objective = parallel.spread(Objective(network, mixer, mixed_precision), device)
     solver = _make_optimizer(optimizer, weights, weight_decay)
-    average = MovingAverage(weights, ema_decay) if ema_decay else None
+    average = MovingAverage(named, ema_decay) if ema_decay else None
     choice, losses = _Choice(len(rates)), torch.zeros(len(rates), device=device)
     network.train()
     for step, rate in enumerate(rates):
@@ -185,20 +186,20 @@ def fit(
         _update(solver, loss, rate)
         losses[step] = loss.detach()  # read only at evaluations: a read waits for the device
         if average is not None:
-            average.update()
+            average.update(named)
         done = step + 1
         if done % evaluation_steps == 0 or done == len(rates):
             _require_finite(parallel.mean(losses[:done]))
             parallel.share_buffers(network)
             if validation is not None:
-                with average.in_place() if average is not None else nullcontext():
+                with average.in_place(named) if average is not None else nullcontext():
                     choice.consider(network, done, *parallel.of_first(partial(scores, network, validation), device))
                 network.train()
         on_step(done)
     if choice.weights:
         network.load_state_dict(choice.weights)
     elif average is not None:
-        average.leave()
+        average.copy_to(named)
     last = parallel.mean(losses[-max(1, len(rates) // TAIL) :])
     return Fit(choice.step, choice.accuracy, choice.curve, last.mean().item())
 

@@ -23,7 +23,7 @@ from .conclude import Conclusion, Outcome, conclude
 from .evaluation import LEAKS, evaluate, finished, result_path
 from .launched import announce, help_out, own_device, train_together
 from .sealed import openings
-from .sweep import choose, tasks_of, was_passed_over
+from .sweep import choose, passed_over, tasks_of
 from .table import write_table
 from .training import FOLDER, Task
 from .workers import crew, train_all
@@ -55,7 +55,8 @@ def run_classify(run: Path, experiment: Experiment) -> None:
         # Its presence says that the comparison is complete.
         (comparison.folder / VERDICT).unlink(missing_ok=True)
     wanted = {one: {arm: tasks_of(one, arm) for arm in one.arms} for one in comparisons}
-    _train(run, experiment, [task for task in _all(wanted) if not (_is_measured(task) or was_passed_over(task))])
+    known = {key for one in comparisons for key in passed_over(one)}
+    _train(run, experiment, [task for task in _all(wanted) if not (_is_measured(task) or task.key in known)])
     chosen = {one: choose(one, own) for one, own in wanted.items()}
     # Another ratio than last time may be the best one, whose classifiers were not kept.
     _train(run, experiment, [task for task in _all(chosen) if not _is_measured(task)])

@@ -73,12 +73,11 @@ def remembered(comparison: Comparison) -> dict[str, dict[str, Any]]:
     }
 
 
-def was_passed_over(task: Task) -> bool:
-    """Whether an earlier sweep tried a classifier and chose another ratio, so that its accuracy is all that matters."""
-    if not swept(task.comparison, task.arm) or task.key not in remembered(task.comparison):
-        return False
-    rows = read_json(task.comparison.folder / FILE)
-    return task.arm.name in rows and task.ratio != rows[task.arm.name]["chosen"]
+def passed_over(comparison: Comparison) -> set[str]:
+    """Keys of classifiers that an earlier sweep left for another ratio: their accuracy is all that matters."""
+    path = comparison.folder / FILE
+    rows = read_json(path).values() if path.exists() else ()
+    return {key for row in rows for one in row["tried"] if one["ratio"] != row["chosen"] for key in one["keys"]}
 
 
 def choose(comparison: Comparison, tasks: Mapping[Arm, Sequence[Task]]) -> dict[Arm, list[Task]]:

@@ -7,7 +7,6 @@ is left. Nothing but the run folder passes between them.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,9 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mvc import processes
 from mvc.config import Experiment
-from mvc.launch import share_of_cores
+from mvc.launch import environment_of_workers
 from mvc.progress import Meter, say
 from mvc.stopping import flag
 
@@ -28,7 +26,6 @@ from .training import FOLDER, Task, train
 COMMAND = ("-m", "mvc.classify.worker")
 """What Python runs in a worker."""
 _POLL = 0.2
-_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", processes.LAUNCHED)
 
 
 def train_unclaimed(tasks: Sequence[Task], shown: Meter) -> list[Task]:
@@ -89,8 +86,6 @@ def crew(run: Path, experiment: Experiment, due: Sequence[Task], count: int) -> 
     """
     values = {"run": str(run.resolve()), "experiment": experiment.model_dump(mode="json")}
     order = json.dumps({**values, "due": [task.key for task in due]}).encode() + b"\n"
-    own = {name: value for name, value in os.environ.items() if name not in _LAUNCHED}
-    environment = {"OMP_NUM_THREADS": str(share_of_cores(count)), **own}
     children = []
     try:
         for number in range(1, count):
@@ -98,7 +93,7 @@ def crew(run: Path, experiment: Experiment, due: Sequence[Task], count: int) -> 
                 [sys.executable, *COMMAND, str(number)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                env=environment,
+                env=environment_of_workers(count),
                 start_new_session=True,  # Ctrl-C goes to a whole group; they hear of it from us
             )
             children.append(child)

@@ -7,7 +7,6 @@ done, or which error it met. Images and rows go to the run folder alone.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from mvc import processes
 from mvc.config import Experiment
 from mvc.error_facts import error_of
 from mvc.errors import EnvironmentFault, MvcError, Stopped
-from mvc.launch import share_of_cores
+from mvc.launch import environment_of_workers
 from mvc.progress import say
 
 COMMAND = ("-m", "mvc.generate.worker")
@@ -34,8 +33,6 @@ RESTARTS = 3
 """How often a worker that died is started again."""
 _POLL, _KILL = 0.05, 5.0
 """Seconds between two looks at the workers, and those that they have to end once their work is done."""
-_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", processes.LAUNCHED)
-"""A worker is no process of a launcher; its parent is."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ class Crew:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(len(self._workers) * processes.local_size()),
+            env=environment_of_workers(len(self._workers) * processes.local_size()),
             # Ctrl-C goes to a whole group; workers hear of it from us.
             start_new_session=True,
         )
@@ -250,8 +247,3 @@ def _hang_up(worker: _Worker) -> None:
 
 def _name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-
-
-def _environment(workers: int) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in _LAUNCHED}
-    return {"OMP_NUM_THREADS": str(share_of_cores(workers)), **own}

@@ -14,7 +14,7 @@ import typer
 
 from mvc import processes
 from mvc.errors import ConfigError, MvcError
-from mvc.options import Arguments, Data, DataSeeds, DryRun, Folds, NumProcesses, Redo
+from mvc.options import Arguments, Data, DataSeeds, DryRun, Folds, Redo, num_processes
 
 if TYPE_CHECKING:
     from mvc.config import Experiment
@@ -177,10 +177,12 @@ def train(
     data: Data = None,
     dry_run: DryRun = False,
     redo: Redo = False,
-    num_processes: NumProcesses = None,
+    number: Annotated[
+        int | None, num_processes("Fine-tune in N processes on this machine, one a GPU; the result is the same.")
+    ] = None,
 ) -> None:
     """Fine-tune the diffusion model on same-class pairs; does what is missing before it."""
-    _launch(num_processes, arguments, data, dry_run)
+    _launch(number, arguments, data, dry_run)
     experiment = _run("train", arguments, data, dry_run, redo)
     print(f"model: {Path(experiment.run.dir) / 'model'}")
 
@@ -191,20 +193,13 @@ def generate(
     data: Data = None,
     dry_run: DryRun = False,
     redo: Redo = False,
-    num_processes: Annotated[
-        int | None,
-        typer.Option(
-            "--num-processes",
-            metavar="N",
-            min=1,
-            help="Draw in N processes on this machine, one a GPU; the images are the same.",
-            show_default=False,
-        ),
+    number: Annotated[
+        int | None, num_processes("Draw in N processes on this machine, one a GPU; the images are the same.")
     ] = None,
 ) -> None:
     """Make the synthetic set: draw, filter, draw again what was refused; does what is missing before it."""
-    if num_processes is not None:
-        arguments = [*(arguments or []), f"generate.num_processes={num_processes}"]
+    if number is not None:
+        arguments = [*(arguments or []), f"generate.num_processes={number}"]
     experiment = _run("filter", arguments, data, dry_run, redo)
     print(f"synthetic set: {Path(experiment.run.dir) / 'synthetic'}")
 
@@ -299,19 +294,12 @@ def classify(
     table: Annotated[bool, typer.Option(help="Print rows in the form of the MVC paper's tables, too.")] = False,
     data_seeds: DataSeeds = None,
     folds: Folds = None,
-    num_processes: Annotated[
-        int | None,
-        typer.Option(
-            "--num-processes",
-            metavar="N",
-            min=1,
-            help="Train in N processes on this machine, one a GPU, each another classifier.",
-            show_default=False,
-        ),
+    number: Annotated[
+        int | None, num_processes("Train in N processes on this machine, one a GPU, each another classifier.")
     ] = None,
 ) -> None:
     """Train and compare classifiers; does what is missing before it."""
-    _launch(num_processes, arguments, data, dry_run)
+    _launch(number, arguments, data, dry_run)
     given = [*(arguments or []), *([] if jobs is None else [f"classify.jobs={jobs}"])]
     if data_seeds is not None or folds is not None:
         folder = _repeat("classify", given, data, dry_run, redo, data_seeds, folds)

@@ -15,6 +15,8 @@ from types import FrameType
 from mvc.errors import EnvironmentFault, Stopped
 from mvc.processes import LAUNCHED
 
+_PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", LAUNCHED)
+"""What tells a process that it is one of a launcher's."""
 _POLL = 0.1
 
 GRACE = 15.0
@@ -62,6 +64,12 @@ def share_of_cores(number: int) -> int:
     """Cores for each of so many processes that compute on this machine at once, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // number)
+
+
+def environment_of_workers(number: int) -> dict[str, str]:
+    """The environment of each of so many processes that compute on this machine and belong to no launcher."""
+    own = {name: value for name, value in os.environ.items() if name not in _PLACE}
+    return {"OMP_NUM_THREADS": str(share_of_cores(number)), **own}
 
 
 def _environment(rank: int, number: int, port: int) -> Mapping[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,13 +30,8 @@ Folds = Annotated[
     int | None,
     typer.Option("--folds", metavar="K", min=2, help="Whole runs, each tested on one of K stratified folds."),
 ]
-NumProcesses = Annotated[
-    int | None,
-    typer.Option(
-        "--num-processes",
-        metavar="N",
-        min=1,
-        help="Fine-tune in N processes on this machine, one a GPU; the result is the same.",
-        show_default=False,
-    ),
-]
+
+
+def num_processes(what: str) -> Any:
+    """The option --num-processes, with help that says what the processes do."""
+    return typer.Option("--num-processes", metavar="N", min=1, help=what, show_default=False)

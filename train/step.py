@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mvc.compiling import compiled
 from mvc.diffusion import min_snr_weights
+from mvc.moving_average import MovingAverage
 from mvc.processes import sharded
 from mvc.progress import say
 
 from .batches import Batch, samples_of
 from .checkpoints import FOLDER, TrainingState, load_newest
-from .ema import MovingAverage
 from .log import TrainingLog
 from .lora import trained
 from .objective import bin_sums, sample_losses

@@ -85,7 +85,7 @@ def test_each_worker_gets_its_place_and_its_share_of_the_cores(
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(workers, "share_of_cores", lambda number: 100 // number)
+    monkeypatch.setattr("mvc.launch.share_of_cores", lambda number: 100 // number)
     code = (
         "note(order['workers']), note(order['local']), note(os.environ['OMP_NUM_THREADS']), note('RANK' in os.environ)"
     )

@@ -14,11 +14,11 @@ from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file
 
 from mvc.errors import NumericError, Stopped
+from mvc.moving_average import MovingAverage
 from mvc.stopping import flag
 from mvc.storage import read_json_lines
 from mvc.train.batches import Batch
 from mvc.train.checkpoints import best_checkpoint
-from mvc.train.ema import MovingAverage
 from mvc.train.log import LOG, VALIDATION_LOG
 from mvc.train.loop import fit
 from mvc.train.objective import sample_losses

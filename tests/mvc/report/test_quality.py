@@ -18,7 +18,7 @@ from mvc.report.quality import HEADINGS, PAIRS, Line, read_pairs, read_quality
 from mvc.storage import read_json, read_json_lines, write_json, write_json_lines, write_text
 
 from .made_up_run import colour, write_data, write_images, write_quality, write_run
-from .test_page import page_of, table_rows
+from .page_reader import page_of, table_rows
 
 CLASSES = ["one", "two"]
 

@@ -12,8 +12,8 @@ from mvc.storage import write_json, write_text
 
 from .compared import write_comparison
 from .made_up_run import write_data
+from .page_reader import Page, table_rows
 from .test_classifiers import CLASSES, STRONG, WEAK
-from .test_page import Page, table_rows
 
 
 def write_repeats(root: Path, finished: int = 3) -> Path:

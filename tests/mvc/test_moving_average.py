@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvc.train.ema import MovingAverage
+from mvc.moving_average import MovingAverage
 from tests.train.toy import normal
 
 

@@ -1,4 +1,8 @@
-"""Exponential moving average of the trained weights, with a warm-up that suits short runs."""
+"""Exponential moving average of trained weights, with a warm-up that suits short runs.
+
+Of a classifier only weights are averaged: BatchNorm's running statistics are averages over the last steps already, and
+its counters are whole numbers, of which there is no average.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor
 class MovingAverage:
     """average = d average + (1 - d) weight after every step, with d = min(decay, (1 + n) / (10 + n)) at update n.
 
-    Made after the surgery of the UNet, so that the widened convolution is part of it. Nothing but the averages and
+    Of a UNet it is made after the surgery, so that the widened convolution is part of it. Nothing but the averages and
     the number of updates has to be saved.
 
     Args:
