@@ -12,13 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mvc.errors import DataError, EnvironmentFault
-from mvc.loading import quiet
+from mvc.errors import DataError
+from mvc.pretrained import find_model, load_network, load_whole
 from mvc.storage import read_json_lines
 
 Captioner = Callable[[Sequence[Image.Image]], list[str]]
@@ -26,8 +24,7 @@ Captioner = Callable[[Sequence[Image.Image]], list[str]]
 
 KEYS = ("id", "class_name", "caption", "captioner")
 METADATA = "metadata.jsonl"
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-"""What is fetched of a captioning model; pickled weights are not."""
+_WHAT = "captioning model"
 
 
 def full_caption(prefix: str, words: str, description: str) -> str:
@@ -70,30 +67,7 @@ def load_captioner(
     Raises:
         EnvironmentFault: the model is missing, unreadable, has no safetensors, or is of another kind.
     """
-    processors: Any = AutoProcessor  # typed by transformers as something else than what comes back
-    networks: Any = AutoModelForImageTextToText
-    try:
-        folder = Path(model)
-        if not folder.is_dir():
-            # One call for all files: it fails at once without a network, where from_pretrained tries for minutes.
-            folder = Path(snapshot_download(str(model), revision=revision, allow_patterns=_FILES))
-        processor = processors.from_pretrained(folder)
-        with quiet():
-            network, report = networks.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-        # transformers would fill gaps with random numbers, and the captions would be noise.
-        if report["missing_keys"]:
-            raise ValueError(f"weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")
-        if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
-            raise ValueError("weights are not finite")
-    except (OSError, ValueError, KeyError, ImportError, TypeError, RuntimeError, SafetensorError) as error:
-        raise EnvironmentFault(
-            f"cannot load the captioning model {model}" + (f" at revision {revision}" if revision else ""),
-            why=clean(str(error))[:300],
-            do="give captions.model a folder or hub id of an image-to-text model with safetensors weights",
-        ) from error
-    network = network.to(device).eval()
+    processor, network = load_image_to_text(model, revision, device, "captions.model")
 
     def describe(images: Sequence[Image.Image]) -> list[str]:
         inputs = processor(images=list(images), return_tensors="pt").to(device)
@@ -102,6 +76,21 @@ def load_captioner(
         return [clean(text) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
 
     return describe
+
+
+def load_image_to_text(model: str | Path, revision: str | None, device: torch.device, key: str) -> tuple[Any, Any]:
+    """Processor and network of an image-to-text model of transformers, the network in float32 on a device.
+
+    Args:
+        model, revision, device: as `load_captioner`.
+        key: the key that names the model, for the errors.
+
+    Raises:
+        EnvironmentFault: the model is missing, unreadable, has no safetensors, or is of another kind.
+    """
+    folder = find_model(model, revision, _WHAT, key)
+    processor = load_whole(AutoProcessor.from_pretrained, folder, _WHAT, key)
+    return processor, load_network(AutoModelForImageTextToText, folder, device, _WHAT, key)
 
 
 def metadata_descriptions(root: Path) -> dict[str, str]:
