@@ -24,8 +24,8 @@ MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
 
 
-def _flush_folder(folder: Path) -> None:
-    # Without this a rename can be lost in a power cut although the file itself was flushed.
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder: a rename can be lost in a power cut although the file itself was flushed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise EnvironmentFault(
@@ -212,7 +212,7 @@ def publish_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise EnvironmentFault(
