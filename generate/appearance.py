@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvc.features import Seen
+from mvc.images import GREY_LEVELS
 
 BLANK_LEVELS = 2.0
 """Spread in levels of 255 up to which an image is a plain colour: rounding alone gives as much."""
-GREY_LEVELS = 6.0
-"""Chroma below which an image can count as grey: a decoder gives a grey image a tint of a few levels."""
 
 
 def is_blank(seen: Seen) -> NDArray[np.bool_]:

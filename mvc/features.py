@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from mvc.errors import NumericError
 from mvc.extractors import Extractor
-from mvc.images import decode, to_uint8
+from mvc.images import chroma, decode, to_uint8
 from mvc.progress import meter, say
 from mvc.randomness import numpy_generator
 from mvc.stopping import flag
@@ -126,8 +126,7 @@ def measure(pixels: NDArray[np.uint8]) -> tuple[int, float, float]:
     """
     phash = int(str(imagehash.phash(Image.fromarray(pixels))), 16)
     spread = int((pixels.max(axis=(0, 1)).astype(np.int64) - pixels.min(axis=(0, 1))).max())
-    chroma = float((pixels.max(axis=2).astype(np.int64) - pixels.min(axis=2)).mean())
-    return phash, float(spread), chroma
+    return phash, float(spread), chroma(pixels)
 
 
 def see(extractor: Extractor, images: Sequence[NDArray[np.uint8]]) -> Seen:
@@ -143,9 +142,9 @@ def _empty(width: int) -> Seen:
 
 
 def _seen(features: NDArray[np.float32], measured: Sequence[tuple[int, float, float]]) -> Seen:
-    hashes, spread, chroma = zip(*measured, strict=True) if measured else ((), (), ())
+    hashes, spread, chromas = zip(*measured, strict=True) if measured else ((), (), ())
     return Seen(
-        features, np.array(hashes, np.uint64), np.array(spread, dtype=np.float32), np.array(chroma, dtype=np.float32)
+        features, np.array(hashes, np.uint64), np.array(spread, dtype=np.float32), np.array(chromas, dtype=np.float32)
     )
 
 

@@ -25,6 +25,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
 """Width times height above which an image is refused, judged from its header before anything is decoded."""
 
+GREY_LEVELS = 6.0
+"""Chroma below which an image can count as grey: a decoder gives a grey image a tint of a few levels."""
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -200,3 +202,12 @@ def to_pixels(tensor: torch.Tensor) -> NDArray[np.uint8]:
     scaled = tensor.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0.0, 255.0)
     pixels: NDArray[np.uint8] = scaled.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     return pixels
+
+
+def chroma(pixels: NDArray[np.uint8]) -> float:
+    """Mean over the pixels of the largest minus the smallest channel, 0..255; 0 is grey.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+    """
+    return float((pixels.max(axis=2).astype(np.int64) - pixels.min(axis=2)).mean())

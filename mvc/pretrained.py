@@ -15,8 +15,10 @@ from mvc.errors import EnvironmentFault
 from mvc.loading import file_identity, part_files, quiet
 from mvc.storage import sha256_json
 
-FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-"""What is fetched of a model; pickled weights are not."""
+FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.safetensors"]
+"""What is fetched of a model: pickled weights are not."""
+_OTHERS = (".jinja", ".spm", ".model")
+"""Files of chat templates and of sentencepiece's vocabularies; parts of a Stable Diffusion have none."""
 _LOADING = (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
@@ -100,9 +102,12 @@ def load_network(
 
 
 def identity_of(folder: Path) -> str:
-    """sha256 over the configuration, vocabulary and weights of a model; each file is read once a process."""
+    """sha256 over all of a model that counts: configuration, vocabularies, chat templates and weights.
+
+    Each file is read once a process.
+    """
     found = []
-    for path in part_files(folder):
+    for path in sorted([*part_files(folder), *(path for path in folder.iterdir() if path.suffix in _OTHERS)]):
         status = path.stat()
         found.append([path.name, file_identity(path, status.st_size, status.st_mtime_ns)])
     return sha256_json(found)

@@ -53,14 +53,19 @@ class Augmented:
         leaves: its augmentations, in the order of the choice.
         looked_at: leaves that were asked for.
         dropped: how many of them were not taken, by what spoke against them.
-        refusal: why the first step could not do the sample at all; None if it could.
+        not_begun: of those, how many the first step could not do.
     """
 
     sample: Sample
     leaves: list[Leaf] = field(default_factory=list)
     looked_at: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    refusal: str | None = None
+    not_begun: int = 0
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the first step could not do the sample at all; None if it could."""
+        return next(iter(self.dropped)) if self.looked_at and self.not_begun == self.looked_at else None
 
 
 def require_fitting(levels: Sequence[Level]) -> None:
@@ -148,7 +153,6 @@ class Chain:
             round_ = [
                 (one, path)
                 for one, order in zip(found, left, strict=True)
-                if one.refusal is None
                 for path in islice(order, self._lacking(one))
             ]
             if not round_:
@@ -166,8 +170,7 @@ class Chain:
         end = trail[-1]
         if not isinstance(end, Output):
             one.dropped[end.why] += 1
-            if len(trail) == 1 and isinstance(end, Refused):
-                one.refusal = end.why
+            one.not_begun += len(trail) == 1 and isinstance(end, Refused)
             return
         leaf = Leaf(path, [node for node in trail if isinstance(node, Output)])
         if self._same is not None and self._same(one.sample.item, leaf.value):

@@ -110,7 +110,7 @@ class Nodes:
         return found
 
     def fill(self, leaves: Sequence[tuple[Sample, Path]]) -> None:
-        """Make what is missing on the way to some leaves.
+        """Make what is missing on the way to some leaves, or only so far as their paths go.
 
         Raises:
             EnvironmentFault: a step lacks what it needs.
@@ -119,7 +119,7 @@ class Nodes:
         for number, level in enumerate(self._levels):
             wanted: dict[_Place, tuple[Sample, Item]] = {}
             for sample, path in leaves:
-                parent = self._item_before(sample, path[:number])
+                parent = self._item_before(sample, path[:number]) if number < len(path) else None
                 if parent is None:
                     continue
                 last = range(level.count) if level.step.together else [path[number]]

@@ -158,7 +158,17 @@ def test_what_a_step_cannot_do_costs_its_sample_alone() -> None:
     found = chain.augment([Sample(0, "a"), Sample(1, ""), Sample(2, "c")], 0, Store(None))
     assert [len(one.leaves) for one in found] == [2, 0, 2]
     assert [one.refusal for one in found] == [None, "it is empty", None]
-    assert found[1].looked_at == 2  # and not all three: the sample is given up
+    assert found[1].dropped == {"it is empty": 3} and found[1].not_begun == 3
+
+
+def test_a_first_step_that_gives_too_few_costs_those_alone() -> None:
+    def run(items: Sequence[Item], seeds: Sequence[Sequence[int]]) -> list[list[Result]]:
+        return [[Output(f"{item} 0"), *[Refused("it gave 1 of 4")] * 3] for item in items]
+
+    chain = Chain([Level(Step("chat", "text", "text", lambda: run, "chat", together=True), 4)], 2)
+    for one in chain.augment(SAMPLES, 0, Store(None)):
+        assert [leaf.value for leaf in one.leaves] == [f"{one.sample.item} 0"]
+        assert one.refusal is None and one.dropped == {"it gave 1 of 4": 3}
 
 
 def test_a_later_step_that_refuses_drops_the_leaf() -> None:
