@@ -19,8 +19,8 @@ from mvc.arms import NEEDS_SYNTHETIC, Arm, parse_arm
 from mvc.config import Experiment
 from mvc.config_classify import ClassifySection
 from mvc.dataset import Dataset, ImageRecord, load_index
+from mvc.devices import pick_device
 from mvc.errors import ConfigError, DataError
-from mvc.models import pick_device
 from mvc.storage import sha256_file, sha256_json
 from mvc.synthetic import METADATA, SyntheticImage, read_synthetic, synthetic_folder
 

@@ -16,7 +16,7 @@ import torch
 
 from mvc import processes
 from mvc.config import Experiment
-from mvc.models import pick_device
+from mvc.devices import pick_device
 from mvc.progress import Meter
 
 from . import parallel

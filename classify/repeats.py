@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mvc.arms import Arm, parse_arm
 from mvc.config import Experiment
-from mvc.config_file import build_experiment, read_yaml
+from mvc.config_file import read_yaml
+from mvc.config_schema import build_experiment
 from mvc.dataset import load_index
 from mvc.errors import DataError
 from mvc.storage import read_json

@@ -13,8 +13,8 @@ import torch
 from mvc.config import Experiment
 from mvc.config_classify import ClassifySection
 from mvc.dataset import ImageRecord, load_index
+from mvc.devices import pick_device
 from mvc.errors import ConfigError, DataError
-from mvc.models import pick_device
 from mvc.progress import Meter
 from mvc.stopping import flag
 from mvc.storage import read_json, sha256_file, sha256_json, write_json

@@ -33,6 +33,7 @@ _KINDS = {
     "pretrained": "the base model, given the caption of a real image",
     "sdedit": "the base model, begun from a real image to which noise was added, and its caption",
     "instruct_pix2pix": "an editing model, given a real image and an instruction",
+    "back_captioning": "a text-to-image model, given a rewritten caption of a real image",
     "import": "another tool; brought to the same size",
 }
 _THRESHOLDS = {

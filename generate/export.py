@@ -33,7 +33,7 @@ SHARD_BYTES = 256 * 2**20
 _AS_TEXT = ("plan", "scores")
 """Nested values; tables hold them as JSON text, because their keys differ from set to set."""
 _COLUMNS = tuple(key for key in (*Candidate.__annotations__, "scores") if key != "label")
-_LISTS = {"caption_partners": "string", "guidance_interval": "float64"}
+_LISTS = {"caption_partners": "string", "guidance_interval": "float64", "branch": "int64"}
 _TYPES = {
     **dict.fromkeys(("seed", "index", "attempt", "num_inference_steps", "image_size"), "int64"),
     **dict.fromkeys(("batch_size", "batch_place"), "int64"),

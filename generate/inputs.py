@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mvc import embedding_store, models
-from mvc.amounts import synthetic_per_class
+from mvc.amounts import needs_back_captions, synthetic_per_class
 from mvc.captions import read_captions
 from mvc.config import Experiment
 from mvc.config_generation import SOURCES
 from mvc.dataset import Dataset, load_index
+from mvc.devices import pick_device
 from mvc.errors import ConfigError, DataError
 from mvc.mixing import content_rows
 from mvc.progress import say
 from mvc.synthetic import Candidate
 
+from .back_captions import BackTable, read_back_captions, require_enough
 from .imported import ImportedFiles, find_imported
 from .jobs import ClassTable, Job, Scales, Slot, jobs_of, split_by_share
 from .source import ClassText
@@ -45,6 +47,7 @@ class Inputs:
         device: where to compute.
         image_size: side in pixels.
         imported: images of another tool; None without the source import.
+        back: texts of back-captioning by class folder; empty without that source.
     """
 
     run: Path
@@ -57,6 +60,7 @@ class Inputs:
     device: torch.device
     image_size: int
     imported: ImportedFiles | None
+    back: dict[str, BackTable] = field(default_factory=dict)
 
 
 def read_inputs(run: Path, experiment: Experiment) -> Inputs:
@@ -75,7 +79,7 @@ def read_inputs(run: Path, experiment: Experiment) -> Inputs:
     captions = read_captions(run / "captions.jsonl", {record.id: record.class_name for record in records})
     model = experiment.model
     base = models.resolve_base(model.base, model.revision, model.config)
-    device = models.pick_device(experiment.run.device)
+    device = pick_device(experiment.run.device)
     stored = embedding_store.load_or_encode(
         run / "cache" / "embeddings.safetensors",
         captions,
@@ -89,8 +93,16 @@ def read_inputs(run: Path, experiment: Experiment) -> Inputs:
         tokens = content_rows(own.ends) if experiment.mixing.rows == "content" else own.embeddings.shape[1]
         texts[name] = ClassText(ids, own.embeddings, tokens, own.pooled)
     size = models.working_size(base, experiment.data.image_size)
-    imported = _imported(run, experiment, dataset, list(texts))
-    return Inputs(run, experiment, dataset, texts, stored.null, stored.null_pooled, base, device, size, imported)
+    imported, back = _imported(run, experiment, dataset, list(texts)), _back(run, experiment, dataset, texts)
+    return Inputs(run, experiment, dataset, texts, stored.null, stored.null_pooled, base, device, size, imported, back)
+
+
+def _back(run: Path, experiment: Experiment, dataset: Dataset, texts: Mapping[str, ClassText]) -> dict[str, BackTable]:
+    if not needs_back_captions(experiment):
+        return {}
+    found = read_back_captions(run, {record.id: record.class_name for record in dataset.split("train")})
+    n = experiment.back_captioning.imaginations
+    return {name: BackTable([found[own] for own in text.ids], n) for name, text in texts.items()}
 
 
 def _imported(run: Path, experiment: Experiment, dataset: Dataset, classes: Sequence[str]) -> ImportedFiles | None:
@@ -143,7 +155,7 @@ def wanted_slots(inputs: Inputs) -> list[Slot]:
         ConfigError: the amounts round to no image at all.
     """
     generate = inputs.experiment.generate
-    shares = {source: share for source in SOURCES if (share := generate.sources.get(source, 0.0)) > 0}  # type: ignore
+    shares: dict[str, float] = {source: share for source in SOURCES if (share := generate.sources.get(source, 0.0)) > 0}
     real = {name: len(text.ids) for name, text in inputs.texts.items()}
     totals = synthetic_per_class(real, generate.per_real, generate.per_class, generate.balance)
     if not sum(totals.values()):
@@ -154,6 +166,7 @@ def wanted_slots(inputs: Inputs) -> list[Slot]:
     if empty:
         say(f"generate: no image is wanted for {', '.join(empty)}")
     split = {name: split_by_share(total, shares) for name, total in totals.items()}
+    require_enough(inputs.back, {name: split[name].get("back_captioning", 0) for name in inputs.back})
     slots = [
         (source, name, index) for name, counts in split.items() for source in shares for index in range(counts[source])
     ]
@@ -190,7 +203,8 @@ def _table(inputs: Inputs, name: str, taken: Container[tuple[str, str | None]]) 
     text, mixing = inputs.texts[name], inputs.experiment.mixing
     files = inputs.imported.files.get(name, []) if inputs.imported else []
     left = [file for file in files if (name, file) not in taken]
-    return ClassTable(len(text.ids), text.tokens, inputs.null.shape[1], mixing.coarse, mixing.fine, left)
+    width, back = inputs.null.shape[1], inputs.back.get(name)
+    return ClassTable(len(text.ids), text.tokens, width, mixing.coarse, mixing.fine, left, back)
 
 
 def scales(experiment: Experiment, source: str) -> Scales:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mvc.mixing import draw_plan
 from mvc.randomness import derived_seed, generator
+
+from .back_captions import BackTable
 
 Slot = tuple[str, str, int]
 """An image that is wanted: source, class folder, index."""
@@ -35,6 +37,8 @@ class Job:
         guidance_scale: of the text; None for import.
         image_guidance_scale: of the image; None where the guidance has no such scale.
         file: import: path below the imported folder.
+        text: back_captioning: what is drawn.
+        branch: back_captioning: number of the caption and of its rewrite.
     """
 
     source: str
@@ -47,6 +51,8 @@ class Job:
     guidance_scale: float | None
     image_guidance_scale: float | None
     file: str | None = None
+    text: str | None = None
+    branch: tuple[int, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -70,6 +76,7 @@ class ClassTable:
         coarse: P of Algorithm 1.
         fine: Q of Algorithm 1.
         files: import: the files of the class that the attempt can take, in their order.
+        back: back_captioning: the texts of its images; None without that source.
     """
 
     images: int
@@ -78,6 +85,7 @@ class ClassTable:
     coarse: int
     fine: int
     files: Sequence[str] = ()
+    back: BackTable | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,8 @@ def jobs_of(
             for index, number in zip(indices, numbers, strict=True)
             if number < len(table.files)
         ]
+    if source == "back_captioning":
+        return [_back_captioned(seed, class_name, index, attempt, table, scales) for index in indices]
     plans = _plans(seed, class_name, indices, attempt, table) if source == "finetuned" else None
     jobs = []
     for place, index in enumerate(indices):
@@ -138,6 +148,16 @@ def jobs_of(
         )
         jobs.append(Job(source, class_name, index, attempt, caption, condition, plan, text, image))
     return jobs
+
+
+def _back_captioned(seed: int, class_name: str, index: int, attempt: int, table: ClassTable, scales: Scales) -> Job:
+    """An image of back-captioning; another attempt has other noise and the same text."""
+    if table.back is None:
+        raise ValueError("the source back_captioning needs back captions")
+    image, text = table.back.chosen(seed, class_name, index)
+    scale = _drawn(scales.text, seed, f"text guidance back_captioning {class_name}", index, attempt)
+    job = Job("back_captioning", class_name, index, attempt, None, image, None, scale, None)
+    return replace(job, text=text.text, branch=tuple(text.branch))
 
 
 def _plans(seed: int, class_name: str, indices: Sequence[int], attempt: int, table: ClassTable) -> list[dict[str, Any]]:

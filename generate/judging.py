@@ -15,10 +15,10 @@ from mvc.candidates import Pool, find_image
 from mvc.config import Experiment
 from mvc.config_generation import SOURCES, FilterSection
 from mvc.dataset import Dataset, ImageRecord
+from mvc.devices import pick_device
 from mvc.errors import DataError
 from mvc.extractors import Extractor, FoundExtractor, find_extractor
 from mvc.features import CHANGES, FOLDER, Change, Seen, look
-from mvc.models import pick_device
 from mvc.progress import say
 from mvc.synthetic import Candidate
 from mvc.walk import printable

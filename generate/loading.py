@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,21 @@ from mvc.compiling import compiled
 from mvc.denoise import make_scheduler
 from mvc.families import read_index
 from mvc.storage import read_json
+from mvc.text_to_image import load_text_to_image
 
 from .inputs import Inputs
-from .recipes import GUIDANCE, instruction, model_folder
+from .pipeline_source import PipelineSource
+from .recipes import GUIDANCE, back_captioning_folder, has_own_pipeline, instruction, model_folder
 from .source import ClassText, Source
 
+FROM_TEXT = ("pretrained", "back_captioning")
+"""Sources that see no real image when they draw."""
+OWN_PARTS = ("instruct_pix2pix", "back_captioning")
+"""Sources that may have a model of their own, with a text encoder and a VAE of its own."""
 PRECISION = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_source(inputs: Inputs, name: str) -> Source:
+def load_source(inputs: Inputs, name: str) -> Source | PipelineSource:
     """Load the models of a source, and nothing else.
 
     Raises:
@@ -32,9 +38,9 @@ def load_source(inputs: Inputs, name: str) -> Source:
         ConfigError: instruct_pix2pix, and the model takes no image, or none of this size.
     """
     settings, device = inputs.experiment.generate, inputs.device
-    folder = model_folder(inputs, name)
-    # A fine-tuned model has the other parts of its base unchanged.
-    parts = folder if name == "instruct_pix2pix" else inputs.base
+    if name == "back_captioning" and has_own_pipeline(inputs):
+        return _pipeline_source(inputs)
+    folder, parts = model_folder(inputs, name), _parts(inputs, name)
     vae: Any = models.load_vae(parts).to(device)
     side = models.working_size(parts, inputs.image_size) // models.vae_factor(parts)
     texts, null, null_pooled = _texts(inputs, name, parts)
@@ -58,7 +64,27 @@ def load_source(inputs: Inputs, name: str) -> Source:
         shape=(vae.config.latent_channels, side, side),
         null_pooled=null_pooled,
         time_ids=None if null_pooled is None else embeddings.time_ids(inputs.image_size),
+        encode=_encoder(inputs, parts) if name == "back_captioning" else None,
     )
+
+
+def _parts(inputs: Inputs, name: str) -> Path:
+    """Where a source has its parts but the UNet from: a fine-tuned model has those of its base unchanged."""
+    return model_folder(inputs, name) if name in OWN_PARTS else inputs.base
+
+
+def _encoder(inputs: Inputs, parts: Path) -> Callable[[Sequence[str]], embeddings.EncodedTexts]:
+    text = models.load_text(parts, inputs.device)
+    return lambda texts: embeddings.encode_few(texts, text)
+
+
+def _pipeline_source(inputs: Inputs) -> PipelineSource:
+    """Back-captioning by a model of another kind than Stable Diffusion."""
+    settings, folder = inputs.experiment.generate, back_captioning_folder(inputs)
+    dtype = PRECISION[settings.mixed_precision] or torch.float32
+    pipeline = load_text_to_image(folder, inputs.device, dtype, "back_captioning.model")
+    seed, size = inputs.experiment.run.seed, inputs.image_size
+    return PipelineSource("back_captioning", seed, pipeline, inputs.device, settings.num_inference_steps, size)
 
 
 def fill_caches(inputs: Inputs, name: str) -> None:
@@ -67,10 +93,11 @@ def fill_caches(inputs: Inputs, name: str) -> None:
     Raises:
         EnvironmentFault, DataError, ConfigError: as `load_source`.
     """
-    folder = model_folder(inputs, name)
-    parts = folder if name == "instruct_pix2pix" else inputs.base
+    if name == "back_captioning" and has_own_pipeline(inputs):
+        return
+    parts = _parts(inputs, name)
     _texts(inputs, name, parts)
-    if name != "pretrained":
+    if name not in FROM_TEXT:
         _cached_latents(inputs, name, parts, lambda: models.load_vae(parts).to(inputs.device))
 
 
@@ -84,8 +111,17 @@ def _unet(inputs: Inputs, folder: Path) -> Any:
 
 def _texts(inputs: Inputs, name: str, parts: Path) -> tuple[dict[str, ClassText], Tensor, Tensor | None]:
     """Texts by class, and the empty one: the captions' embeddings, or those of the instructions."""
-    if name != "instruct_pix2pix":
+    if name not in OWN_PARTS:
         return inputs.texts, inputs.null, inputs.null_pooled
+    if name == "back_captioning":
+        # Its texts are embedded while they are drawn: there may be many times as many as captions.
+        null = embedding_store.load_or_encode(
+            inputs.run / "cache" / "back_captioning.safetensors",
+            {},
+            models.text_identity(parts),
+            lambda: models.load_text(parts, inputs.device),
+        )
+        return {}, null.null, null.null_pooled
     said = {class_name: instruction(inputs, class_name) for class_name in inputs.texts}
     stored = embedding_store.load_or_encode(
         inputs.run / "cache" / "instructions.safetensors",
@@ -102,7 +138,7 @@ def _texts(inputs: Inputs, name: str, parts: Path) -> tuple[dict[str, ClassText]
 
 def _image_latents(inputs: Inputs, name: str, parts: Path, vae: Any) -> dict[str, Tensor] | None:
     """Latents of the training images by class, from training's cache if it is the same VAE, scaled as they are used."""
-    if name == "pretrained":
+    if name in FROM_TEXT:
         return None
     records = inputs.dataset.split("train")
     cached, scale = _cached_latents(inputs, name, parts, lambda: vae), _latents_scale(inputs, name, vae)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from mvc.config import Experiment
 from mvc.dataset import Dataset, load_index
+from mvc.devices import pick_device
 from mvc.extractors import FoundExtractor, find_extractor
 from mvc.features import FOLDER, look
-from mvc.models import pick_device
 from mvc.progress import say
 from mvc.quality import FIGURES
 from mvc.report.quality import HEADINGS, NEAREST, QUALITY, Line, read_quality

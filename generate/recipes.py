@@ -7,13 +7,15 @@ from pathlib import Path
 
 from mvc import models
 from mvc.errors import ConfigError, DataError
+from mvc.families import is_stable_diffusion
 from mvc.storage import sha256_file
 from mvc.synthetic import Recipe
+from mvc.text_to_image import find_text_to_image, text_to_image_identity
 
 from .inputs import Inputs
 from .jobs import Job
 
-GUIDANCE = {"pretrained": "text", "sdedit": "text", "instruct_pix2pix": "dual"}
+GUIDANCE = {"pretrained": "text", "sdedit": "text", "instruct_pix2pix": "dual", "back_captioning": "text"}
 """Kind of guidance by source; that of finetuned is a setting."""
 
 
@@ -30,6 +32,8 @@ def model_folder(inputs: Inputs, source: str) -> Path:
             raise DataError(f"{inputs.run / 'model'} holds no fine-tuned model", do="run `mvc train`")
         _require_same_kind(inputs.run / "model", inputs.base)
         return inputs.run / "model"
+    if source == "back_captioning":
+        return back_captioning_folder(inputs)
     if source != "instruct_pix2pix":
         return inputs.base
     folder = inputs.base
@@ -43,6 +47,25 @@ def model_folder(inputs: Inputs, source: str) -> Path:
             do="set generate.edit_model to such a model's folder or hub id",
         )
     return folder
+
+
+def back_captioning_folder(inputs: Inputs) -> Path:
+    """Folder of the text-to-image model of back-captioning: any of diffusers, or the base model."""
+    model = inputs.experiment.back_captioning.model
+    return inputs.base if model is None else find_text_to_image(model, None, "back_captioning.model")
+
+
+def has_own_pipeline(inputs: Inputs) -> bool:
+    """Whether back-captioning draws by a pipeline of diffusers, its model being of no family that we know."""
+    return not is_stable_diffusion(back_captioning_folder(inputs))
+
+
+def identity_of(inputs: Inputs, source: str) -> str:
+    """Identity of the model that a source draws with."""
+    folder = model_folder(inputs, source)
+    if source == "back_captioning" and not is_stable_diffusion(folder):
+        return text_to_image_identity(folder)
+    return models.model_identity(folder)
 
 
 def _require_same_kind(folder: Path, base: Path) -> None:
@@ -66,7 +89,7 @@ def _require_same_kind(folder: Path, base: Path) -> None:
 def recipes_of(inputs: Inputs, jobs: Sequence[Job]) -> dict[str, Recipe]:
     """The recipe of each job, by file name."""
     identities = {
-        source: models.model_identity(model_folder(inputs, source))
+        source: identity_of(inputs, source)
         for source in dict.fromkeys(job.source for job in jobs)
         if source != "import"
     }
@@ -77,6 +100,8 @@ def recipes_of(inputs: Inputs, jobs: Sequence[Job]) -> dict[str, Recipe]:
 def _recipe(inputs: Inputs, job: Job, identity: str | None) -> Recipe:
     settings, drawn = inputs.experiment.generate, job.source != "import"
     guidance = GUIDANCE.get(job.source, settings.guidance) if drawn else None
+    # A model that is no Stable Diffusion draws by its own pipeline, which has a sampler of its own.
+    sampled = drawn and not (job.source == "back_captioning" and has_own_pipeline(inputs))
     ids = inputs.texts[job.class_name].ids
     return Recipe(
         file_name=f"{job.class_name}/{job.id}.png",
@@ -89,6 +114,8 @@ def _recipe(inputs: Inputs, job: Job, identity: str | None) -> Recipe:
         caption_partners=[] if job.plan is None else [ids[number] for number in _partners(job)],
         plan=job.plan,
         instruction=instruction(inputs, job.class_name) if job.source == "instruct_pix2pix" else None,
+        text=job.text,
+        branch=None if job.branch is None else list(job.branch),
         imported_file=job.file,
         seed=inputs.experiment.run.seed,
         index=job.index,
@@ -96,10 +123,10 @@ def _recipe(inputs: Inputs, job: Job, identity: str | None) -> Recipe:
         guidance=guidance,
         guidance_scale=job.guidance_scale,
         image_guidance_scale=job.image_guidance_scale,
-        guidance_interval=list(settings.guidance_interval) if drawn else None,
+        guidance_interval=list(settings.guidance_interval) if sampled else None,
         num_inference_steps=settings.num_inference_steps if drawn else None,
-        scheduler=settings.scheduler if drawn else None,
-        eta=settings.eta if drawn else None,
+        scheduler=settings.scheduler if sampled else None,
+        eta=settings.eta if sampled else None,
         strength=settings.sdedit_strength if job.source == "sdedit" else None,
         mixed_precision=settings.mixed_precision if drawn else None,
         image_size=inputs.image_size,
@@ -148,4 +175,6 @@ def job_of(inputs: Inputs, row: Recipe) -> Job:
         guidance_scale=row["guidance_scale"],
         image_guidance_scale=row["image_guidance_scale"],
         file=row["imported_file"],
+        text=row["text"],
+        branch=None if row["branch"] is None else tuple(row["branch"]),
     )

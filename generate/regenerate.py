@@ -14,7 +14,6 @@ from mvc.candidates import find_image, pool_of, read_candidates, write_image
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError, NumericError
 from mvc.images import decode, to_pixels
-from mvc.models import model_identity
 from mvc.storage import exclusive, sha256_file
 from mvc.synthetic import Candidate
 from mvc.walk import listing, printable
@@ -22,7 +21,7 @@ from mvc.walk import listing, printable
 from .imported import read_imported
 from .inputs import Inputs, read_inputs
 from .loading import load_source
-from .recipes import instruction, job_of, model_folder
+from .recipes import identity_of, instruction, job_of
 from .source import draw_alone
 
 ROUNDING = 1
@@ -169,7 +168,7 @@ def _make(inputs: Inputs, row: Candidate) -> Pixels | None:
     job = job_of(inputs, row)
     if row["source"] == "import":
         return _read_again(inputs, row)
-    identity = model_identity(model_folder(inputs, row["source"]))
+    identity = identity_of(inputs, row["source"])
     if identity != row["model"]:
         raise DataError(
             f"{row['class_name']}/{row['id']} was made by another model than the run has now",

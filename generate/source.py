@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate.utils import release_memory
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvc.denoise import WHOLE, decode, decode_checked, denoise, finite
 from mvc.diffusion import GuidanceTerm, guidance_terms, text_guidance_terms
+from mvc.embeddings import EncodedTexts
 from mvc.errors import EnvironmentFault
 from mvc.mixing import MixingPlan, apply_plan
 from mvc.progress import say
@@ -53,18 +54,19 @@ class Source:
     """Everything that drawing needs.
 
     Attributes:
-        kind: finetuned, pretrained, sdedit or instruct_pix2pix.
+        kind: finetuned, pretrained, sdedit, instruct_pix2pix or back_captioning.
         seed: run.seed.
         unet: on `device`, in float32; of 8 input channels for finetuned and instruct_pix2pix, else of 4 or 8.
         vae: on `device`, in float32.
         device: where to compute.
         new_scheduler: makes a fresh scheduler, because multistep ones keep a state.
         num_inference_steps: denoising steps.
-        guidance: kind of guidance; the scales are the jobs' own. `text` for pretrained and sdedit.
+        guidance: kind of guidance; the scales are the jobs' own. `text` for pretrained, sdedit and back_captioning.
         texts: by class folder.
         null: (m, d) embedding of the empty text.
         image_latents: (k, 4, h, w) of the training images by class folder. For finetuned scaled as in training, for
-            instruct_pix2pix as its model knows them, for sdedit times the VAE's scaling factor. None for pretrained.
+            instruct_pix2pix as its model knows them, for sdedit times the VAE's scaling factor. None for
+            pretrained and back_captioning.
         shape: of one sample's latents, (4, h, w).
         null_pooled: (p,) pooled vector of the empty text; None unless the base is an SDXL.
         time_ids: (6,) `mvc.embeddings.time_ids` of the image size; None unless the base is an SDXL.
@@ -73,6 +75,7 @@ class Source:
         eta: noise in each step; above 0 with the scheduler ddim alone.
         strength: sdedit: share of the noise schedule that a real image is sent back through, in (0, 1].
         micro_batch: shared by all draws from this source.
+        encode: back_captioning: embeds the jobs' own texts; None where `texts` has them.
     """
 
     kind: str
@@ -94,6 +97,39 @@ class Source:
     eta: float = 0.0
     strength: float = 1.0
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
+    encode: Callable[[Sequence[str]], EncodedTexts] | None = None
+
+    @property
+    def size(self) -> str:
+        """How large an image is, in words."""
+        return f"{self.shape[1]} x {self.shape[2]} latents"
+
+    def compute(self, jobs: Sequence[Job]) -> tuple[Tensor, list[bool]]:
+        """(B, 3, H, W) pixels of a batch, and which had to be computed in float32 after half precision failed."""
+        return _compute(self, jobs)
+
+
+class Drawable(Protocol):
+    """What `draw` needs of a source."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def micro_batch(self) -> MicroBatch:
+        """How many images at once."""
+        ...
+
+    @property
+    def size(self) -> str:
+        """How large an image is, in words."""
+        ...
+
+    def compute(self, jobs: Sequence[Job]) -> tuple[Tensor, list[bool]]:
+        """(B, 3, H, W) pixels of a batch, about [-1, 1], and which were computed again in float32."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +149,7 @@ class Drawn:
     in_float32: list[bool]
 
 
-def draw(source: Source, jobs: Sequence[Job]) -> Drawn:
+def draw(source: Drawable, jobs: Sequence[Job]) -> Drawn:
     """Draw a batch of jobs; each image depends on its job alone, but for the last bits.
 
     Where memory is too small the micro-batch is halved, for all that this source draws from then on. An image that
@@ -144,7 +180,7 @@ def draw(source: Source, jobs: Sequence[Job]) -> Drawn:
     return Drawn(torch.cat(pixels), sizes, places, in_float32)
 
 
-def draw_alone(source: Source, job: Job, batch_size: int, batch_place: int) -> Tensor:
+def draw_alone(source: Drawable, job: Job, batch_size: int, batch_place: int) -> Tensor:
     """Draw one job again, bit for bit as it came of a batch on the same machine: (3, H, W) float32 on the CPU.
 
     The last bits of an image depend on the size of its batch and on its place there, never on what else the batch
@@ -160,17 +196,17 @@ def draw_alone(source: Source, job: Job, batch_size: int, batch_place: int) -> T
         EnvironmentFault: the device's memory is too small for the batch.
     """
     try:
-        return _compute(source, [job] * batch_size)[0][batch_place]
+        return source.compute([job] * batch_size)[0][batch_place]
     except RuntimeError as error:
         if _memory_ran_out(error):
             raise _no_memory(source, batch_size) from error
         raise
 
 
-def _unless_too_large(source: Source, jobs: Sequence[Job]) -> tuple[Tensor, list[bool]] | None:
+def _unless_too_large(source: Drawable, jobs: Sequence[Job]) -> tuple[Tensor, list[bool]] | None:
     """`_compute`, or None if memory is too small for more than one image."""
     try:
-        return _compute(source, jobs)
+        return source.compute(jobs)
     except RuntimeError as error:
         if not _memory_ran_out(error):
             raise
@@ -185,13 +221,13 @@ def _memory_ran_out(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _no_memory(source: Source, images: int) -> EnvironmentFault:
+def _no_memory(source: Drawable, images: int) -> EnvironmentFault:
     many = "a single image" if images == 1 else f"{images} images at once"
     return EnvironmentFault(
         f"out of memory on {source.device} with {many}",
         why="an image is made again as it was, in a batch of the same size"
         if images > 1
-        else f"all guidance passes of a step are computed together, at {source.shape[1]} x {source.shape[2]} latents",
+        else f"all guidance passes of a step are computed together, at {source.size}",
         do="set generate.mixed_precision=bf16, a smaller data.image_size or a smaller model.base, or free the device "
         "of other programs; finished images are kept",
     )
@@ -247,6 +283,9 @@ def _terms(source: Source, jobs: Sequence[Job]) -> list[GuidanceTerm]:
 def _hidden_states(source: Source, jobs: Sequence[Job]) -> Tensor:
     """(B, m, d) text embeddings of a batch, mixed where a job has a plan (Algorithm 1)."""
     states = source.null.new_empty(len(jobs), *source.null.shape)
+    if source.encode is not None:
+        states[:] = source.encode([job.text or "" for job in jobs]).embeddings
+        return states
     for name in sorted({job.class_name for job in jobs}):
         rows = [row for row, job in enumerate(jobs) if job.class_name == name]
         own, embeddings = [jobs[row] for row in rows], source.texts[name].embeddings
@@ -263,7 +302,10 @@ def _added_cond_kwargs(source: Source, jobs: Sequence[Job]) -> dict[str, Tensor]
     if source.null_pooled is None or source.time_ids is None:
         return None
     pooled = source.null_pooled.new_empty(len(jobs), len(source.null_pooled))
-    for row, job in enumerate(jobs):
+    if source.encode is not None:
+        said = source.encode([job.text or "" for job in jobs]).pooled
+        pooled = pooled if said is None else said
+    for row, job in enumerate(jobs if source.encode is None else []):
         own = source.texts[job.class_name].pooled
         if own is not None:
             pooled[row] = own[job.caption or 0]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mvc.config import Experiment
-from mvc.config_file import allowed_values
+from mvc.config_schema import allowed_values
 from mvc.errors import ConfigError
 from mvc.storage import sha256_json
 

@@ -54,3 +54,8 @@ def previewed(experiment: Experiment) -> list[str]:
 def needs_model(experiment: Experiment) -> bool:
     """Whether the synthetic set, or a preview, needs the fine-tuned model."""
     return experiment.generate.sources.get("finetuned", 0.0) > 0 or "finetuned" in previewed(experiment)
+
+
+def needs_back_captions(experiment: Experiment) -> bool:
+    """Whether the synthetic set has images of back-captioning."""
+    return experiment.generate.sources.get("back_captioning", 0.0) > 0

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mvc.config import Experiment
-from mvc.config_file import Marks, apply_overrides, build_experiment, read_yaml
+from mvc.config_file import Marks, apply_overrides, read_yaml
+from mvc.config_schema import build_experiment
 from mvc.errors import ConfigError
 
 EMBEDDED_DATA = "digits"
@@ -60,6 +61,15 @@ def _with_absolute_places(experiment: Experiment) -> Experiment:
         model = model.model_copy(update={"base": absolute(model.base), "config": absolute(model.config)})
     captions = experiment.captions.model_copy(update={"model": absolute(experiment.captions.model)})
     classify = experiment.classify.model_copy(update={"weights": absolute(experiment.classify.weights)})
+    back = experiment.back_captioning
+    back = back.model_copy(
+        update={
+            "captioner": absolute(back.captioner),
+            "model": absolute(back.model) if back.model != EMBEDDED_MODEL else back.model,
+            "eda": back.eda.model_copy(update={"synonyms": absolute(back.eda.synonyms)}),
+            "language_model": back.language_model.model_copy(update={"model": absolute(back.language_model.model)}),
+        }
+    )
     generate, looks, quality = experiment.generate, experiment.filter, experiment.quality
     places = {"edit_model": absolute(generate.edit_model), "import_path": absolute(generate.import_path)}
     extractors = {"extractor": _absolute_spec(looks.extractor), "clip": _absolute_spec(looks.clip)}
@@ -68,6 +78,7 @@ def _with_absolute_places(experiment: Experiment) -> Experiment:
             "data": data,
             "model": model,
             "captions": captions,
+            "back_captioning": back,
             "generate": generate.model_copy(update=places),
             "filter": looks.model_copy(update=extractors),
             "quality": quality.model_copy(update={"extractor": _absolute_spec(quality.extractor)}),

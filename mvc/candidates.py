@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mvc.config_generation import SOURCES
 from mvc.errors import DataError, EnvironmentFault
 from mvc.storage import (
     append_json_lines,
@@ -30,6 +31,7 @@ from mvc.storage import (
 from mvc.synthetic import (
     METADATA,
     Candidate,
+    as_written,
     candidate_of,
     rejected_folder,
     rows_text,
@@ -39,7 +41,7 @@ from mvc.synthetic import (
 
 CANDIDATES = "candidates.jsonl"
 _PARTIAL = "candidates.partial"
-_OWN = re.compile(r"^((finetuned|pretrained|sdedit|instruct_pix2pix|import)-)?\d+(-\d+)?\.png$")
+_OWN = re.compile(rf"^(({'|'.join(SOURCES)})-)?\d+(-\d+)?\.png$")
 """Names that the project gives; other files in the folders are somebody's own and stay."""
 _READERS = 2
 """Threads that read files to compare their digests."""
@@ -160,7 +162,7 @@ def add_candidates(pool: Pool, rows: Sequence[Candidate], worker: int = 0) -> No
     Raises:
         EnvironmentFault: the disk is full; no row was added.
     """
-    append_json_lines(_journal(pool, worker), [cast(dict[str, Any], row) for row in rows])
+    append_json_lines(_journal(pool, worker), [as_written(row) for row in rows])
 
 
 def write_image(folder: Path, file_name: str, pixels: np.ndarray[Any, Any]) -> str:

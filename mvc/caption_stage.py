@@ -19,6 +19,7 @@ from mvc.captions import (
 )
 from mvc.config import CaptionsSection, Experiment
 from mvc.dataset import Dataset, ImageRecord, load_index
+from mvc.devices import pick_device
 from mvc.errors import ConfigError, DataError
 from mvc.images import decode
 from mvc.mixing import mixing_limits
@@ -147,7 +148,7 @@ def _describe(
     left = [record for record in records if record.id not in rows]
     if not left:
         return rows
-    device = models.pick_device(experiment.run.device)
+    device = pick_device(experiment.run.device)
     describe = load_captioner(model, settings.revision, device, settings.max_new_tokens, settings.num_beams)
     with meter("captioning", len(records), "images", done=len(rows)) as shown:
         for batch, texts in _batches(describe, dataset, left, settings.batch_size, experiment.data.background):

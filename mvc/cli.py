@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvc import processes
+from mvc import cli_texts, processes
 from mvc.errors import ConfigError, MvcError
 from mvc.options import Arguments, Data, DataSeeds, DryRun, Folds, Redo, num_processes
 
@@ -169,6 +169,13 @@ def caption(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fa
     """Write a caption for each training image into captions.jsonl."""
     experiment = _run("caption", arguments, data, dry_run, redo)
     print(f"captions: {Path(experiment.run.dir) / 'captions.jsonl'}")
+
+
+@app.command("back-caption")
+def back_caption(arguments: Arguments = None, data: Data = None, dry_run: DryRun = False, redo: Redo = False) -> None:
+    """Write the texts that the source back_captioning draws from into back_captions.jsonl."""
+    experiment = _run("back_caption", arguments, data, dry_run, redo)
+    print(f"back captions: {Path(experiment.run.dir) / 'back_captions.jsonl'}")
 
 
 @app.command()
@@ -329,6 +336,8 @@ def status(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fal
 
     print_status(experiment)
 
+
+app.command()(cli_texts.augment)
 
 _INTERRUPTED = 130
 """What typer makes of a KeyboardInterrupt, which is a second signal."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from mvc.config_augment import BackCaptioningSection
 from mvc.config_classify import ClassifySection
 from mvc.config_generation import FilterSection, GenerateSection, QualitySection, TuneSection
 from mvc.config_types import Count, Positive, Rate, Section, Share
@@ -232,6 +233,7 @@ class Experiment(Section):
     mixing: MixingSection = MixingSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
+    back_captioning: BackCaptioningSection = BackCaptioningSection()
     generate: GenerateSection = GenerateSection()
     filter: FilterSection = FilterSection()
     quality: QualitySection = QualitySection()

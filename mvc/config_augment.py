@@ -170,6 +170,39 @@ class RewritingSection(Section):
     """m: rewrites of each text."""
 
 
+class BackCaptioningSection(Section):
+    """The source back_captioning: real image -> captions with the class in the prompt -> rewritten -> other images."""
+
+    captions: Positive = 2
+    """l: captions of each training image (multi-captioning)."""
+    prompt: str = "this is an image of {class_name}."
+    """Words that the captioner goes on from; empty leaves the class to captions.prefix alone."""
+    captioner: str | None = None
+    """Image-to-text model by folder or id; captions.model, or the embedded one with the embedded base, when absent."""
+    temperature: Rate = 1.0
+    """Of the captions' sampling; less is surer."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Captions are sampled from the likeliest words of so much probability."""
+    max_new_tokens: Positive = 40
+    """Longest caption in tokens."""
+    rewriter: Literal["none", "eda", "chat", "language_model"] = "eda"
+    """H: how captions are rewritten, nouns being kept; none draws from the captions as they are."""
+    rewrites: Positive = 2
+    """m: rewrites of each caption."""
+    imaginations: Positive = 2
+    """n: images of each rewrite (multi-imagination)."""
+    model: str | None = None
+    """G: any text-to-image model of diffusers by folder or id; model.base when absent."""
+    eda: EdaSection = EdaSection()
+    chat: ChatSection = ChatSection()
+    language_model: LanguageModelSection = LanguageModelSection()
+
+    @property
+    def texts(self) -> int:
+        """Texts of each image, l x m."""
+        return self.captions * (1 if self.rewriter == "none" else self.rewrites)
+
+
 class AugmentSection(Section):
     """How texts are augmented: a method, and the settings of all methods."""
 

@@ -1,17 +1,13 @@
-"""Reading an experiment: YAML file, then dotted overrides, into the typed schema, with errors one can act on."""
+"""Reading an experiment: a YAML file, then dotted overrides; what they hold is checked in config_schema.py."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
-from mvc.config import Experiment
 from mvc.config_types import Section
 from mvc.errors import ConfigError
 
@@ -135,131 +131,6 @@ def apply_overrides(content: dict[str, Any], marks: Marks, overrides: list[str])
         marks[keys] = f"override {override}"
 
 
-def known_keys(section: type[Section] = Experiment, prefix: str = "") -> dict[str, FieldInfo]:
-    """All dotted keys of the schema with their fields; sections themselves included."""
-    keys: dict[str, FieldInfo] = {}
-    for name, field in section.model_fields.items():
-        keys[prefix + name] = field
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            keys.update(known_keys(kind, f"{prefix}{name}."))
-    return keys
-
-
-def allowed_values(dotted: str) -> str:
-    """What a key takes, in words, from the schema."""
-    schema = Experiment.model_json_schema()
-    node: dict[str, Any] = schema
-    for key in dotted.split("."):
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        if key not in node.get("properties", {}):
-            return ""
-        node = node["properties"][key]
-    if "$ref" in node:
-        return "a section with keys below it"
-    texts = [_in_words(part) for part in node.get("anyOf", [node])]
-    default = f" (default {node['default']!r})" if "default" in node else ""
-    return " or ".join(text for text in texts if text) + default
-
-
-def _in_words(part: dict[str, Any]) -> str:
-    if "enum" in part:
-        return "one of " + ", ".join(str(value) for value in part["enum"])
-    if "const" in part:
-        return str(part["const"])
-    names = {
-        "number": "a number",
-        "integer": "a whole number",
-        "string": "text",
-        "boolean": "true or false",
-        "null": "null",
-        "array": "a list such as [a, b]",
-        "object": "a mapping such as {a: b}",
-    }
-    text = names.get(str(part.get("type", "")), "")
-    limits = {
-        "minimum": ">=",
-        "exclusiveMinimum": ">",
-        "maximum": "<=",
-        "exclusiveMaximum": "<",
-        "pattern": "like",
-    }
-    bounds = [
-        f"{sign} {part[name]:g}" if name != "pattern" else f"{sign} {part[name]}"
-        for name, sign in limits.items()
-        if name in part
-    ]
-    return " ".join([text, " and ".join(bounds)]).strip()
-
-
-def _explain(error: dict[str, Any], marks: Marks, origin: str) -> ConfigError:
-    keys = tuple(str(part) for part in error["loc"])
-    # pydantic adds the branch of a union to the location: cut back to a key that stands in the file.
-    while len(keys) > 1 and keys not in marks and ".".join(keys) not in known_keys():
-        keys = keys[:-1]
-    dotted = ".".join(keys)
-    where = next((marks[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in marks), origin)
-    if error["type"] == "extra_forbidden":
-        # The closest name is looked for among the section's keys first, then among all.
-        parent = ".".join(keys[:-1])
-        siblings = [key for key in known_keys() if key.rpartition(".")[0] == parent]
-        near = difflib.get_close_matches(dotted, siblings, n=1, cutoff=0.6)
-        near = near or [key for key in known_keys() if key.rpartition(".")[2] == keys[-1]][:1]
-        near = near or difflib.get_close_matches(dotted, list(known_keys()), n=1, cutoff=0.5)
-        known = ", ".join(key.rpartition(".")[2] for key in siblings) or "no keys"
-        return ConfigError(
-            f"{where}: unknown key '{dotted}' (value {error['input']!r})",
-            why=f"known keys {'of ' + parent if parent else 'at the top'}: {known}",
-            do=f"did you mean '{near[0]}'?" if near else "remove it",
-        )
-    message = error["msg"].removeprefix("Value error, ")
-    allowed = None if isinstance(error["input"], dict) else allowed_values(dotted)
-    value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"  # a section says nothing as a whole
-    return ConfigError(
-        f"{where}: {dotted}{value} cannot be used",
-        why=message[0].lower() + message[1:],
-        do=f"allowed: {allowed}" if allowed else "correct the value",
-    )
-
-
-def _refuse_booleans(content: Any, marks: Marks, keys: tuple[str, ...] = ()) -> None:
-    # pydantic would read `true` as 1 where a number is due.
-    fields = known_keys()
-    if isinstance(content, dict):
-        for key, value in content.items():
-            _refuse_booleans(value, marks, (*keys, str(key)))
-    elif isinstance(content, bool) and ".".join(keys) in fields and fields[".".join(keys)].annotation is not bool:
-        dotted = ".".join(keys)
-        raise ConfigError(
-            f"{marks.get(keys, 'experiment')}: {dotted} = {str(content).lower()} cannot be used",
-            why="true and false are no numbers or text",
-            do=f"allowed: {allowed_values(dotted)}",
-        )
-
-
-def build_experiment(content: dict[str, Any], marks: Marks, origin: str) -> Experiment:
-    """Check a mapping against the schema.
-
-    Args:
-        content: sections with keys.
-        marks: where each key stands, from `read_yaml` and `apply_overrides`.
-        origin: name for keys that stand nowhere.
-
-    Raises:
-        ConfigError: the first wrong key or value, with place, what is allowed and the nearest known key.
-    """
-    # An empty section (`train:` with nothing below) means its defaults.
-    content = {
-        key: ({} if value is None and key in Experiment.model_fields else value) for key, value in content.items()
-    }
-    _refuse_booleans(content, marks)
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise _explain(dict(error.errors()[0]), marks, origin) from None
-
-
-def to_yaml(experiment: Experiment) -> str:
+def to_yaml(experiment: Section) -> str:
     """The whole experiment as YAML, every key written out; reading it back gives the same experiment."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

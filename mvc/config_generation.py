@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from mvc.config_types import Count, Positive, Scale, Section, Share
 
-SourceName = Literal["finetuned", "pretrained", "sdedit", "instruct_pix2pix", "import"]
-SOURCES = ("finetuned", "pretrained", "sdedit", "instruct_pix2pix", "import")
+SourceName = Literal["finetuned", "pretrained", "sdedit", "instruct_pix2pix", "back_captioning", "import"]
+SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 PREVIEWED = ("finetuned", "pretrained")
 """Sources that the report shows a few images of where the set has none."""
 
@@ -23,9 +23,7 @@ class GenerateSection(Section):
     """Synthetic images of each class, in place of per_real."""
     balance: bool = False
     """Give small classes more, until real and synthetic images together are as many in each class as in the largest."""
-    sources: dict[Literal["finetuned", "pretrained", "sdedit", "instruct_pix2pix", "import"], Share] = {
-        "finetuned": 1.0
-    }
+    sources: dict[SourceName, Share] = {"finetuned": 1.0}
     """Share of each source; shares add up to 1."""
     scheduler: Literal["dpmsolver++", "unipc", "ddim", "euler"] = "dpmsolver++"
     """Sampler; all are deterministic given the noise, and so is ddim with eta given the noise of its steps."""
@@ -38,7 +36,7 @@ class GenerateSection(Section):
     image_guidance_scale: Scale = 1.5
     """Image guidance of `dual` and of the source `instruct_pix2pix`; [low, high] draws one for each image."""
     pretrained_guidance_scale: Scale = 7.5
-    """Text guidance of the sources `pretrained`, `sdedit` and `instruct_pix2pix`."""
+    """Text guidance of the sources `pretrained`, `sdedit`, `instruct_pix2pix` and `back_captioning`."""
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Guidance acts between these shares of the noise schedule, 0 being clean; outside one pass is made."""
     eta: Share = 0.0

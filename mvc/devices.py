@@ -1,4 +1,4 @@
-"""What `mvc doctor` says of processor, memory and accelerators; works where torch does not."""
+"""Processor and accelerators: what `mvc doctor` says of them, even where torch does not work, and which one is used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvc.disk import size_text
+from mvc.errors import EnvironmentFault
 from mvc.findings import Finding
 from mvc.fingerprint import hardware
+
+if TYPE_CHECKING:
+    import torch
 
 _NVIDIA = Path("/proc/driver/nvidia")
 """There while the driver is loaded."""
@@ -129,3 +133,19 @@ def _no_cuda(torch: Any, reasons: list[str]) -> Finding:
         why = " ".join(" ".join(reasons).split())[:200] or "there is a driver, but torch sees no device"
         return Finding("cuda", why, "warning", f"torch was built for CUDA {torch.version.cuda}: update the driver")
     return Finding("cuda", "no device", "missing")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device to compute on: `auto` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        EnvironmentFault: the device asked for is not there.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in there if there[kind]))
+    if not there.get(name, False):
+        raise EnvironmentFault(f"run.device={name}: there is no such device here", do="set run.device=auto")
+    return torch.device(name)

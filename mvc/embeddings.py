@@ -107,24 +107,52 @@ def encode_captions(captions: Sequence[str], text: TextModels) -> EncodedTexts:
     """
     texts = list(dict.fromkeys(captions))
     ids = [_tokens(tokenizer, texts) for tokenizer in text.tokenizers]
-    encoded: list[torch.Tensor] = []
-    pooled: list[torch.Tensor] = []
-    with torch.no_grad(), meter("embedding captions", len(texts), "texts") as shown:
+    encoded: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+    with meter("embedding captions", len(texts), "texts") as shown:
         for number in range(len(texts)):
             if flag and number:
                 break
             flag.check("no caption is embedded yet")
-            parts = [{name: value[number : number + 1] for name, value in one.items()} for one in ids]
-            hidden, vector = _forward(text.encoders, parts)
-            encoded.append(hidden.float().cpu())
-            if vector is not None:
-                pooled.append(vector.float().cpu())
+            encoded.append(_encoded(text, ids, number))
             shown.advance()
+    return _in_order(captions, texts, text, ids, encoded)
+
+
+def encode_few(captions: Sequence[str], text: TextModels) -> EncodedTexts:
+    """As `encode_captions`, to the bit, in silence: for a few texts that are needed while images are drawn.
+
+    Raises:
+        NumericError: an embedding is not finite.
+    """
+    texts = list(dict.fromkeys(captions))
+    ids = [_tokens(tokenizer, texts) for tokenizer in text.tokenizers]
+    return _in_order(captions, texts, text, ids, [_encoded(text, ids, number) for number in range(len(texts))])
+
+
+def _encoded(
+    text: TextModels, ids: Sequence[Mapping[str, torch.Tensor]], number: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(1, m, d) hidden states and, of two encoders, the (1, p) pooled vector of one text, on the CPU."""
+    parts = [{name: value[number : number + 1] for name, value in one.items()} for one in ids]
+    with torch.no_grad():
+        hidden, vector = _forward(text.encoders, parts)
+    return hidden.float().cpu(), None if vector is None else vector.float().cpu()
+
+
+def _in_order(
+    captions: Sequence[str],
+    texts: list[str],
+    text: TextModels,
+    ids: Sequence[Mapping[str, torch.Tensor]],
+    encoded: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
+) -> EncodedTexts:
+    """The encoded texts in the order of the captions, of which equal ones were encoded once."""
     place = {name: number for number, name in enumerate(texts[: len(encoded)])}
     rows = [place[caption] for caption in captions if caption in place]
     ends = (ids[0]["input_ids"] == text.tokenizers[0].eos_token_id).int().argmax(1)
+    pooled = [vector for _, vector in encoded if vector is not None]
     return EncodedTexts(
-        _finite(torch.cat(encoded), texts)[rows],
+        _finite(torch.cat([hidden for hidden, _ in encoded]), texts)[rows],
         ends[rows],
         _finite(torch.cat(pooled), texts)[rows] if pooled else None,
     )

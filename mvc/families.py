@@ -133,6 +133,15 @@ def family_of(folder: Path) -> Family:
     return family
 
 
+def is_stable_diffusion(folder: Path) -> bool:
+    """Whether a folder in diffusers' layout is of a family that our own denoising knows."""
+    try:
+        family_of(folder)
+    except (ConfigError, EnvironmentFault):
+        return False
+    return True
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """model_index.json of a folder; empty if there is none.
 

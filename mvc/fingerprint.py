@@ -24,9 +24,13 @@ PACKAGES = (
 )
 
 
+ABSENT = "absent"
+"""In place of the digest of a file that is not there."""
+
+
 def file_digest(path: Path) -> str:
-    """sha256 of a file, or "absent"."""
-    return sha256_file(path) if path.is_file() else "absent"
+    """sha256 of a file, or ABSENT."""
+    return sha256_file(path) if path.is_file() else ABSENT
 
 
 def listing_digest(folder: Path) -> str:

@@ -74,20 +74,6 @@ def resolve_base(
     return folder
 
 
-def pick_device(name: str) -> torch.device:
-    """The device to compute on: `auto` takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        EnvironmentFault: the device asked for is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind in there if there[kind]))
-    if not there.get(name, False):
-        raise EnvironmentFault(f"run.device={name}: there is no such device here", do="set run.device=auto")
-    return torch.device(name)
-
-
 def read_config(base: str | Path, part: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of one part as its JSON file has it.
 

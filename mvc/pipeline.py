@@ -12,11 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mvc.amounts import needs_model
+from mvc.amounts import needs_back_captions, needs_model
 from mvc.config import Experiment
 from mvc.config_file import to_yaml
 from mvc.errors import ConfigError, EnvironmentFault
-from mvc.fingerprint import differences, file_digest, hardware, place_digest, versions
+from mvc.fingerprint import ABSENT, differences, file_digest, hardware, place_digest, versions
 from mvc.preflight import check_experiment, check_splits
 from mvc.processes import release, together
 from mvc.progress import say
@@ -50,7 +50,9 @@ def _dependencies(run: Path, experiment: Experiment, stage: Stage) -> dict[str, 
         facts["files of model.base"] = place_digest(experiment.model.base)
         if experiment.model.config is not None:
             facts["files of model.config"] = place_digest(experiment.model.config)
-    if stage.name == "caption":
+    if stage.name == "generate" and experiment.back_captioning.model is not None:
+        facts["files of back_captioning.model"] = place_digest(experiment.back_captioning.model)
+    if stage.name in ("caption", "back_caption"):
         # The embedded base brings its own captioner.
         facts["model.base is tiny"] = experiment.model.base == "tiny"
     return facts
@@ -70,13 +72,16 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def _check_unchanged(run: Path, stage: Stage, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The free changes of a stage. A key that is younger than the run counts as if it had had its default.
+    """The free changes of a stage.
+
+    A key that is younger than the run counts as if it had had its default, and such an input as if it had been absent.
 
     Raises:
         ConfigError: something else changed; names it and says what to do.
     """
     defaults = flat_settings(Experiment(), stage.settings)
     younger = {key: value for key, value in defaults.items() if key not in before and key in now}
+    younger |= {name: ABSENT for name in stage.inputs if name not in before}
     changes = differences({**before, **younger}, now)
     fixed = [text for text in changes if not _is_free(stage, text)]
     if fixed:
@@ -144,6 +149,8 @@ def run_stages(experiment: Experiment, until: str, redo: bool = False, keep: Col
             if not any(later.shared for later in due[number:]):
                 release(0)  # nothing is left that other processes could join
             if stage.name in keep and _is_finished(run, stage, record):
+                continue
+            if stage.name == "back_caption" and until != stage.name and not needs_back_captions(experiment):
                 continue
             if stage.name == "train" and until != "train" and not needs_model(experiment):
                 say("train: no image of the fine-tuned model is asked for, nothing to do")

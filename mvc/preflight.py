@@ -16,7 +16,7 @@ _USUAL_SIDE = 224
 """Stages that need classifiers to be compared."""
 
 
-BEFORE_GENERATION = ("data", "caption", "train")
+BEFORE_GENERATION = ("data", "caption", "back_caption", "train")
 
 
 def _check_generation(experiment: Experiment) -> None:

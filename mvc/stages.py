@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mvc.config_generation import FilterSection
 
 INDEX, CAPTIONS, MODEL = "data/index.jsonl", "captions.jsonl", "model/manifest.json"
+BACK_CAPTIONS = "back_captions.jsonl"
 POOL, SYNTHETIC = "synthetic/candidates.jsonl", "synthetic/train/metadata.jsonl"
 QUALITY, VERDICT = "quality/quality.json", "results/verdict.json"
 TRAIN_FREE = ("model.licence",) + tuple(
@@ -85,6 +86,24 @@ STAGES = (
         anew=True,
     ),
     Stage(
+        "back_caption",
+        "mvc.generate.back_caption_stage:run_back_caption",
+        (
+            "run.seed",
+            "back_captioning",
+            "captions.prefix",
+            "captions.model",
+            "captions.revision",
+            "data.class_names",
+            "data.background",
+        ),
+        (INDEX,),
+        BACK_CAPTIONS,
+        (BACK_CAPTIONS,),
+        ("back_captioning.imaginations", "back_captioning.model"),
+        anew=True,
+    ),
+    Stage(
         "train",
         "mvc.train.stage:run_train",
         ("run.seed", "data.image_size", "mixing", "model", "train"),
@@ -97,8 +116,17 @@ STAGES = (
     Stage(
         "generate",
         "mvc.generate.stage:run_generate",
-        ("run.seed", "data.image_size", "mixing", "model", "generate", "filter"),
-        (INDEX, CAPTIONS, MODEL),
+        (
+            "run.seed",
+            "data.image_size",
+            "mixing",
+            "model",
+            "generate",
+            "filter",
+            "back_captioning.imaginations",
+            "back_captioning.model",
+        ),
+        (INDEX, CAPTIONS, MODEL, BACK_CAPTIONS),
         POOL,
         ("synthetic", "preview"),
         (

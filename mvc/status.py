@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mvc.amounts import with_steps
+from mvc.amounts import needs_back_captions, with_steps
 from mvc.config import Experiment
 from mvc.dataset import INDEX
 from mvc.errors import ConfigError
@@ -46,6 +46,8 @@ def _detail(run: Path, experiment: Experiment, stage: str) -> str:
     if stage == "caption":
         done = _lines(run / "captions.jsonl") or _lines(run / "cache" / "captions.partial.jsonl")
         return f"{done} captions"
+    if stage == "back_caption":
+        return f"{_lines(run / 'back_captions.jsonl')} texts"
     if stage == "train":
         steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
         return f"newest checkpoint {steps[-1] if steps else 'none'} of {_steps(run, experiment)} steps"
@@ -76,6 +78,8 @@ def print_status(experiment: Experiment) -> None:
         table.add_column(heading)
     for stage in STAGES:
         entry = record["stages"].get(stage.name)
+        if stage.name == "back_caption" and entry is None and not needs_back_captions(experiment):
+            continue
         state = "not started" if entry is None else entry["state"]
         seconds = "" if entry is None else f"{entry['seconds']:.1f}"
         table.add_row(stage.name, state, seconds, _detail(run, experiment, stage.name))

@@ -30,7 +30,7 @@ class Recipe(TypedDict):
     id: str
     """<source>-<index>, and -<attempt> from the second one on."""
     source: str
-    """finetuned, pretrained, sdedit, instruct_pix2pix or import."""
+    """One of mvc.config_generation.SOURCES."""
     class_name: str
     source_image: str | None
     """Record id of the real image that it is conditioned on or begun from; None where there is none."""
@@ -42,6 +42,10 @@ class Recipe(TypedDict):
     """The row of the mixing plan; None for unmixed captions."""
     instruction: str | None
     """The words of instruct_pix2pix."""
+    text: str | None
+    """back_captioning: what it was drawn from, a rewritten caption of source_image."""
+    branch: list[int] | None
+    """back_captioning: number of the caption, and of its rewrite."""
     imported_file: str | None
     """import: path below the imported folder."""
     seed: int
@@ -90,6 +94,8 @@ class SyntheticRow(Candidate):
     """Why it was refused; empty for accepted ones."""
 
 
+LATER = ("text", "branch")
+"""Keys that earlier versions did not know; a written row lacks those that are None, so that old sets stay whole."""
 OUTCOME = ("sha256", "batch_size", "batch_place", "in_float32")
 VERDICT = ("scores", "accepted", "reasons")
 
@@ -133,7 +139,13 @@ def recipe_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def candidate_of(row: Mapping[str, Any]) -> Candidate:
     """A row without what the filters said."""
-    return cast(Candidate, {key: value for key, value in row.items() if key not in VERDICT})
+    known = {key: value for key, value in row.items() if key not in VERDICT}
+    return cast(Candidate, _with_later(known))
+
+
+def _with_later(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it was read with all keys that rows have today, the others in their order."""
+    return {**row, **{key: None for key in LATER if key not in row}}
 
 
 def read_synthetic(run: Path) -> list[SyntheticImage]:
@@ -147,7 +159,7 @@ def read_synthetic(run: Path) -> list[SyntheticImage]:
         raise DataError(f"{folder} holds no finished synthetic set", do="run `mvc generate`")
     images = []
     for line in read_json_lines(folder / METADATA):
-        row = cast(SyntheticRow, {**line, "reasons": []})
+        row = cast(SyntheticRow, {**_with_later(line), "reasons": []})
         path = folder / row["file_name"]
         if not path.is_file():
             do = "run `mvc generate`: only what is missing is made"
@@ -163,7 +175,12 @@ def read_rejected(run: Path) -> list[SyntheticRow]:
 
 def rows_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as they are written: JSON Lines, sorted by file name."""
-    return "".join(json_line(dict(row)) for row in sorted(rows, key=lambda row: str(row["file_name"])))
+    return "".join(json_line(as_written(row)) for row in sorted(rows, key=lambda row: str(row["file_name"])))
+
+
+def as_written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as its line of JSON holds it."""
+    return {key: value for key, value in row.items() if key not in LATER or value is not None}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

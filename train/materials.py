@@ -11,6 +11,7 @@ from mvc import models
 from mvc.captions import read_captions
 from mvc.config import Experiment
 from mvc.dataset import Dataset
+from mvc.devices import pick_device
 from mvc.embedding_store import load_or_encode as load_or_encode_texts
 from mvc.embeddings import time_ids
 from mvc.errors import DataError
@@ -48,7 +49,7 @@ def gather_materials(
     labels = tuple(record.label for record in records)
     if experiment.train.pairing == "same_class":
         require_partners(labels, dataset.classes)
-    device = models.pick_device(experiment.run.device)
+    device = pick_device(experiment.run.device)
     stored = load_or_encode_texts(
         run / EMBEDDINGS,
         captions,

@@ -13,6 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from mvc import models
 from mvc.compiling import require_compiler
 from mvc.config import Experiment
+from mvc.devices import pick_device
 from mvc.diffusion import end_at_pure_noise, widen_conv_in
 from mvc.errors import ConfigError, EnvironmentFault
 from mvc.processes import require_supported, sharded
@@ -49,7 +50,7 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
             do not support.
         EnvironmentFault: the device asked for is not there.
     """
-    device = models.pick_device(experiment.run.device)
+    device = pick_device(experiment.run.device)
     precision = experiment.train.mixed_precision
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError("train.mixed_precision=fp16 needs a CUDA device", do="set train.mixed_precision=no or bf16")

@@ -15,7 +15,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mvc.config import Experiment
-from mvc.config_file import build_experiment, read_yaml
+from mvc.config_file import read_yaml
+from mvc.config_schema import build_experiment
 from mvc.dataset import load_index
 from mvc.errors import ConfigError, DataError, MvcError
 from mvc.images import decode, to_uint8
@@ -28,6 +29,7 @@ BLOCKS = {
     "finetuned": "fine-tuned",
     "sdedit": "image-to-image",
     "instruct_pix2pix": "InstructPix2Pix",
+    "back_captioning": "back-captioned",
     "import": "imported",
 }
 """Source of a block of images -> its heading."""

@@ -9,7 +9,8 @@ import yaml
 
 from mvc import config_page
 from mvc.config import Experiment
-from mvc.config_file import apply_overrides, build_experiment, known_keys, read_yaml, to_yaml
+from mvc.config_file import apply_overrides, read_yaml, to_yaml
+from mvc.config_schema import build_experiment, known_keys
 from mvc.errors import ConfigError
 
 

@@ -188,14 +188,6 @@ def test_working_size(whole: Path) -> None:
         models.working_size(whole, 3)
 
 
-def test_devices() -> None:
-    assert models.pick_device("cpu") == torch.device("cpu")
-    assert models.pick_device("auto").type in ("cpu", "cuda", "mps")
-    missing = "mps" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(EnvironmentFault, match=f"run.device={missing}: there is no such device"):
-        models.pick_device(missing)
-
-
 def test_identity_follows_content_not_place(whole: Path, base: Path) -> None:
     assert models.model_identity(base) == models.model_identity(whole)
     before = {part: models.model_identity(base, [part]) for part in PARTS}
