@@ -47,10 +47,10 @@ class SpeechSection(Section):
     spoken: Positive = 1
     """l: how often a text is spoken, by a speaker that varies (VITS); flite says the same every time."""
     pitch: Span | None = (-2.0, 2.0)
-    """Semitones that the pitch is shifted by, drawn from this span; null shifts none."""
+    """Semitones that the pitch is shifted by, drawn from this span within -24 to 24; null shifts none."""
     stretch: Span | None = (0.85, 1.15)
-    """Factor of the tempo, drawn from this span; above 1 is faster; null stretches none."""
-    variants: Positive = 8
+    """Factor of the tempo, drawn from this span within 0.5 to 2; above 1 is faster; null stretches none."""
+    variants: Positive = 16
     """m: versions of pitch and tempo of each spoken text."""
     listener: str = "pocketsphinx"
     """`pocketsphinx`, or a speech-to-text model of transformers (Wav2Vec2, Whisper) by folder or id."""
@@ -64,8 +64,10 @@ class SpeechSection(Section):
         for name, span in (("pitch", self.pitch), ("stretch", self.stretch)):
             if span is not None and span[0] > span[1]:
                 raise ValueError(f"{name}=[{span[0]:g}, {span[1]:g}] does not rise")
-        if self.stretch is not None and self.stretch[0] <= 0:
-            raise ValueError(f"stretch={self.stretch[0]:g} is no tempo; give factors above 0")
+        if self.pitch is not None and not -24 <= self.pitch[0] <= self.pitch[1] <= 24:
+            raise ValueError("a pitch is shifted by 24 semitones at the most")
+        if self.stretch is not None and not 0.5 <= self.stretch[0] <= self.stretch[1] <= 2:
+            raise ValueError("a tempo is changed by a factor from 0.5 to 2")
         return self
 
 
