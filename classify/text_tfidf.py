@@ -92,7 +92,7 @@ def _judged(model: Tfidf, texts: Texts) -> tuple[float, float]:
     return accuracy, F.nll_loss(shares.clamp_min(_SMALLEST).log(), labels).item()
 
 
-def train_tfidf(train: Texts, validation: Texts, classes: int, arm: str = "base") -> tuple[Tfidf, TfidfFit]:
+def train_tfidf(train: Texts, validation: Texts, classes: int, arm: str = "real") -> tuple[Tfidf, TfidfFit]:
     """Fit a logistic regression to the words and pairs of neighbouring words of texts.
 
     A count c of a word weighs (1 + log c) times its inverse document frequency in the training texts, rows have length

@@ -9,7 +9,9 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mvc.errors import MvcError
 from mvc.progress import Meter
@@ -18,6 +20,15 @@ from mvc.stopping import watching
 
 def main() -> None:
     """Train classifiers that nobody has claimed, until none is left, a signal comes, or the parent is gone."""
+    serve(lambda order, number: _work(Path(order["run"]), order["experiment"], set(order["due"]), number))
+
+
+def serve(work: Callable[[Any, int], None]) -> None:
+    """Do what the parent orders on standard input, and end with it.
+
+    Args:
+        work: takes the order and the number of this worker; looks at `mvc.stopping.flag`.
+    """
     # Its warning of a kernel that nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     order = json.loads(sys.stdin.readline())
@@ -25,7 +36,7 @@ def main() -> None:
     code = 0
     with watching():
         try:
-            _work(Path(order["run"]), order["experiment"], set(order["due"]), int(sys.argv[1]))
+            work(order, int(sys.argv[1]))
         except MvcError as error:
             print(f"error: {error}", file=sys.stderr)
             code = error.exit_code

@@ -10,9 +10,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -85,12 +86,25 @@ def crew(run: Path, experiment: Experiment, due: Sequence[Task], count: int) -> 
         count: how many processes in all, this one included.
     """
     values = {"run": str(run.resolve()), "experiment": experiment.model_dump(mode="json")}
-    order = json.dumps({**values, "due": [task.key for task in due]}).encode() + b"\n"
+    with helpers(COMMAND, {**values, "due": [task.key for task in due]}, count):
+        yield
+
+
+@contextmanager
+def helpers(command: Sequence[str], order: Mapping[str, Any], count: int) -> Iterator[None]:
+    """Processes that `worker.serve` an order, beside this one; they are ended with it.
+
+    Args:
+        command: what Python runs in each of them, before its number.
+        order: what they are told, as JSON values.
+        count: how many processes in all, this one included.
+    """
+    line = json.dumps(order).encode() + b"\n"
     children = []
     try:
         for number in range(1, count):
             child = subprocess.Popen(
-                [sys.executable, *COMMAND, str(number)],
+                [sys.executable, *command, str(number)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 env=environment_of_workers(count),
@@ -99,7 +113,7 @@ def crew(run: Path, experiment: Experiment, due: Sequence[Task], count: int) -> 
             children.append(child)
             assert child.stdin is not None
             with suppress(BrokenPipeError):
-                child.stdin.write(order)
+                child.stdin.write(line)
                 child.stdin.flush()
         yield
     finally:

@@ -95,7 +95,8 @@ def _absolute_spec(spec: str | None) -> str | None:
     return ":".join([*names, str(Path(place).resolve())]) if Path(place).exists() else spec
 
 
-def _run_name(text: str) -> str:
+def run_name(text: str) -> str:
+    """A name for a run folder: without signs that are awkward in paths."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
 
 
@@ -144,5 +145,5 @@ def resolve(arguments: list[str], data: str | None = None) -> Experiment:
         return experiment
     # The folder that an experiment.yaml lies in is its run, also after it was moved.
     is_run = bool(given) and Path(given[0]).is_dir()
-    folder = given[0] if is_run else f"runs/{_run_name(name or Path(experiment.data.path).name)}"
+    folder = given[0] if is_run else f"runs/{run_name(name or Path(experiment.data.path).name)}"
     return experiment.model_copy(update={"run": experiment.run.model_copy(update={"dir": folder})})

@@ -338,6 +338,7 @@ def status(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fal
 
 
 app.command()(cli_texts.augment)
+app.command()(cli_texts.texts)
 
 _INTERRUPTED = 130
 """What typer makes of a KeyboardInterrupt, which is a second signal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -69,3 +70,36 @@ def augment(
     job = Job(settings, source, out, columns, form_in, form_out, seed, kept, limit, not only_new, overwrite, summary)
     with watching():
         run_augment(job, text_chain(settings, pick_device(device)))
+
+
+def texts(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT] [KEY=VALUE]...",
+            help="An experiment file, a shipped name or a run folder; then changes such as data.shots=10.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FOLDER", help="Folder with train, validation and test tables.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Classifiers trained at once; sets classify.jobs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved experiment and stop.")] = False,
+) -> None:
+    """Compare classifiers of texts, with and without augmented texts, and say whether those helped."""
+    from mvc.config_file import to_yaml
+    from mvc.text_arguments import resolve_texts
+
+    given = [*(arguments or []), *([] if jobs is None else [f"classify.jobs={jobs}"])]
+    experiment = resolve_texts(given, data)
+    if dry_run:
+        print(to_yaml(experiment), end="")
+        return
+    from mvc.stopping import watching
+
+    stage = import_module("mvc.classify.text_stage")  # by name, because the library imports no app
+    with watching():
+        stage.run_texts(Path(experiment.run.dir), experiment)
+    stage.print_texts(Path(experiment.run.dir))
+    print(f"results: {Path(experiment.run.dir) / 'results' / 'table.csv'}")

@@ -34,8 +34,8 @@ class TextDataSection(Section):
 class TextClassifySection(Section):
     """The comparison: every arm the same number of optimisation steps."""
 
-    arms: list[str] = ["base"]
-    """base: the real texts alone; tmix, ssmix: mixed while training; else a name of section augmentations."""
+    arms: list[str] = ["real"]
+    """real: the real texts alone; tmix, ssmix: mixed while training; else a name of section augmentations."""
     seeds: int | list[int] = 3
     """How many model seeds (counted from 0), or which."""
     model: str = "tfidf"
@@ -58,8 +58,8 @@ class TextClassifySection(Section):
     """Texts judged at once."""
     mix_alpha: Rate = 0.2
     """tmix: both parameters of the beta law that the share of the other text is drawn from."""
-    mix_layers: list[Count] = []
-    """tmix: numbers of the layers after which texts are mixed, one drawn a step; the upper half when empty."""
+    mix_layers: list[Positive] = []
+    """tmix: layers, counted from 1, after which texts are mixed, one drawn a step; the upper half when empty."""
     span_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """ssmix: share of a text that the other text's span replaces."""
     affinity_texts: Count = 100
@@ -69,9 +69,9 @@ class TextClassifySection(Section):
 
     @field_validator("arms")
     @classmethod
-    def _has_base(cls, value: list[str]) -> list[str]:
-        if "base" not in value or len(set(value)) != len(value):
-            raise ValueError("arms must hold 'base' (every comparison is against it) and each arm once")
+    def _has_real(cls, value: list[str]) -> list[str]:
+        if "real" not in value or len(set(value)) != len(value):
+            raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
         return value
 
     @field_validator("seeds")
@@ -100,9 +100,9 @@ class TextExperiment(Section):
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
         for name in self.augmentations:
-            if name in ("base", *MIXINGS) or not name.isidentifier():
+            if name in ("real", *MIXINGS) or not name.isidentifier():
                 raise ValueError(f"an augmentation cannot be called '{name}'; use letters, digits and _")
-        known = ("base", *MIXINGS, *self.augmentations)
+        known = ("real", *MIXINGS, *self.augmentations)
         unknown = [arm for arm in self.classify.arms if arm not in known]
         if unknown:
             raise ValueError(f"classify.arms names {', '.join(unknown)}; known are {', '.join(known)}")

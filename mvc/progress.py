@@ -54,6 +54,11 @@ class Meter:
             self._bar.start()
 
     @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+    @property
     def rate(self) -> float:
         """Units per second since the start."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)

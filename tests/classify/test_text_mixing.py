@@ -202,7 +202,7 @@ def test_a_text_that_is_alone_is_mixed_with_itself() -> None:
 def test_loss_of_an_arm() -> None:
     network = network_of("bert")
     assert (
-        loss_of("base", network, **SETTINGS) is plain_loss and loss_of("back_speech", network, **SETTINGS) is plain_loss
+        loss_of("real", network, **SETTINGS) is plain_loss and loss_of("back_speech", network, **SETTINGS) is plain_loss
     )
     with pytest.raises(ConfigError, match="classify.mix_layers names layer 3"):
         loss_of("tmix", network, **{**SETTINGS, "mix_layers": [3]})
