@@ -196,8 +196,11 @@ class BackCaptioningSection(Section):
     model: str | None = None
     """G: any text-to-image model of diffusers by folder or id; model.base when absent."""
     eda: EdaSection = EdaSection()
+    """Of the rewriter eda."""
     chat: ChatSection = ChatSection()
+    """Of the rewriter chat."""
     language_model: LanguageModelSection = LanguageModelSection()
+    """Of the rewriter language_model."""
 
     @property
     def texts(self) -> int:
@@ -217,9 +220,16 @@ class AugmentSection(Section):
     batch_size: Positive = 16
     """Texts, images or sounds that a model does at once."""
     eda: EdaSection = EdaSection()
+    """Of the method eda, and of rewriting by eda."""
     speech: SpeechSection = SpeechSection()
+    """Of the method back_speech."""
     imagination: ImaginationSection = ImaginationSection()
+    """Of the method back_imagination."""
     translation: TranslationSection = TranslationSection()
+    """Of the method back_translation."""
     rewriting: RewritingSection = RewritingSection()
+    """Of the method rewriting."""
     chat: ChatSection = ChatSection()
+    """Of rewriting by chat."""
     language_model: LanguageModelSection = LanguageModelSection()
+    """Of rewriting by language_model."""

@@ -107,11 +107,12 @@ def _in_words(part: dict[str, Any]) -> str:
 def _explain(error: dict[str, Any], marks: Marks, origin: str, schema: type[Section]) -> ConfigError:
     keys, known = tuple(str(part) for part in error["loc"]), known_keys(schema)
     # pydantic adds the branch of a union to the location: cut back to a key that stands in the file.
-    while len(keys) > 1 and keys not in marks and ".".join(_general(keys, schema)) not in known:
+    extra = error["type"] == "extra_forbidden"
+    while not extra and len(keys) > 1 and keys not in marks and ".".join(_general(keys, schema)) not in known:
         keys = keys[:-1]
     dotted = ".".join(keys)
     where = next((marks[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in marks), origin)
-    if error["type"] == "extra_forbidden":
+    if extra:
         # The closest name is looked for among the section's keys first, then among all.
         parent = ".".join(keys[:-1])
         inside = ".".join(_general(keys, schema)[:-1])
@@ -129,7 +130,7 @@ def _explain(error: dict[str, Any], marks: Marks, origin: str, schema: type[Sect
     allowed = None if isinstance(error["input"], dict) else allowed_values(dotted, schema)
     value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"  # a section says nothing as a whole
     return ConfigError(
-        f"{where}: {dotted}{value} cannot be used".replace(":  cannot", ": the experiment cannot"),
+        f"{where}: {dotted or 'the experiment'}{value} cannot be used",
         why=message[0].lower() + message[1:],
         do=f"allowed: {allowed}" if allowed else "correct the value",
     )
