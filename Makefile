@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo demo-quality test lint format bench drills tiny clean
+.PHONY: demo demo-quality test lint format bench drills tiny speech clean
 
 demo: $(STAMP)
 	$(BIN)/mvc run configs/digits.yaml
@@ -33,6 +33,13 @@ demo-quality: demo
 # The long tests: kills at random moments, the whole job on real images.
 drills: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# The offline voice of back-speech, and WordNet, which the table of synonyms is compared with (Debian, Ubuntu). Tests that
+# need them are skipped where they are missing.
+speech:
+	command -v flite > /dev/null && test -d /usr/share/wordnet || { \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends flite wordnet-base; }
 
 # Trains the embedded models again (about an hour on two cores); the shipped ones lie in mvc/tiny/weights.
 tiny: $(STAMP)

@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shutil
 import tempfile
 import warnings
 from importlib import import_module
@@ -39,7 +40,7 @@ def examine(folder: Path) -> dict[str, list[Finding]]:
     return {
         "packages": packages(),
         "devices": devices(),
-        "optional packages": extras(),
+        "optional packages": [*extras(), *programs()],
         "places": places(folder),
     }
 
@@ -127,6 +128,14 @@ def extras() -> list[Finding]:
                 needed = f"{version}, but {requirement.specifier} is needed"
                 found.append(Finding(requirement.name, needed, "warning", get))
     return found
+
+
+def programs() -> list[Finding]:
+    """Programs that are no Python packages: the offline voice of back-speech."""
+    path = shutil.which("flite")
+    if path is None:
+        return [Finding("flite", "not installed", "missing", "apt-get install flite, or brew install flite")]
+    return [Finding("flite", path)]
 
 
 def places(folder: Path) -> list[Finding]:

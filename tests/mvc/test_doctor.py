@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from mvc.devices import devices, tried
-from mvc.doctor import LEAST_SHARED, check_package, examine, extras, places, requirements, shared_memory
+from mvc.doctor import LEAST_SHARED, check_package, examine, extras, places, programs, requirements, shared_memory
 from mvc.findings import Finding, is_broken, print_findings
 
 
@@ -94,6 +94,15 @@ def test_optional_packages_say_how_to_get_them() -> None:
             assert finding.found.startswith(importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             assert finding.state == "missing" and finding.do.startswith("pip install 'mvc[")
+
+
+def test_the_offline_voice_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = programs()
+    assert (finding.state, finding.do) == ("missing", "apt-get install flite, or brew install flite")
+    (tmp_path / "flite").write_text("#!/bin/sh\n")
+    (tmp_path / "flite").chmod(0o755)
+    assert programs()[0].found == str(tmp_path / "flite")
 
 
 def test_places_are_shown_with_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
