@@ -97,6 +97,11 @@ def prepare(run: Path, experiment: TextExperiment) -> TextComparison:
     digest = _model_digest(experiment)
     used = [arm for arm in settings.arms if arm in experiment.augmentations]
     chains = {name: text_chain(experiment.augmentations[name], device) for name in used}
+    # Of a validation text one augmentation is looked at, which is the first of those that it would have.
+    single = {
+        name: text_chain(experiment.augmentations[name].model_copy(update={"augmentations_per_sample": 1}), device)
+        for name in used
+    }
     wanted = sorted({own for subset in subsets for own in subset.ids})
     train = splits.train.rows(wanted)
     looked_at = _some(splits.validation, settings.affinity_texts, experiment.run.seed)
@@ -108,7 +113,7 @@ def prepare(run: Path, experiment: TextExperiment) -> TextComparison:
         shots=data.shots,
         splits=splits,
         extras={name: _augmented(run, experiment, name, "train", chains[name], train) for name in used},
-        shifted={name: _augmented(run, experiment, name, "validation", chains[name], looked_at) for name in used},
+        shifted={name: _augmented(run, experiment, name, "validation", single[name], looked_at) for name in used},
         model_digest=digest,
         device=device,
     )
