@@ -31,7 +31,7 @@ from .outcomes import Outcome
 from .table import print_table, wide_console, write_table
 from .text_augmented import Extra, augmented
 from .text_data import Texts, few_shot
-from .text_files import TextSplits, described, read_splits
+from .text_files import described, read_splits
 from .text_tasks import RESULTS, TFIDF, TextComparison, TextTask, tasks_of
 from .text_verdict import conclude_texts
 from .verdict_words import points
