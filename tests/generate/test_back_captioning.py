@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,6 @@ def settings(run: Path, back: dict[str, Any] | None = None, **changes: Any) -> E
 @pytest.fixture(scope="module")
 def captioned(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with texts and a set of two images of each training image, fine-tuned on nothing."""
-    import shutil
-
     run = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("captioned") / "run"))
     write_texts(run)
     run_generate(run, settings(run))
@@ -179,6 +178,17 @@ def test_any_other_model_of_diffusers_draws_by_its_own_pipeline(captioned: Path,
     run_generate(run, ranged)
     scales = {one["guidance_scale"] for one in read_candidates(pool_of(run)).values()}
     assert len(scales) == 14 and all(2.0 <= (scale or 0) <= 4.0 for scale in scales)
+
+
+@pytest.mark.slow
+def test_several_processes_draw_the_same_images(captioned: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(captioned)
+    before = read_candidates(pool_of(run))
+    shutil.rmtree(run / "synthetic")
+    run_generate(run, settings(run, num_processes=2))
+    after = read_candidates(pool_of(run))
+    assert {name: row["sha256"] for name, row in after.items()} == {name: row["sha256"] for name, row in before.items()}
+    assert after == before
 
 
 def test_texts_have_to_be_there(prepared: Path, copy_of: Callable[..., Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,6 @@ def back(run: Path, **changes: Any) -> Experiment:
 @pytest.fixture(scope="module")
 def written(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with 2 x 2 texts of each of its seven images."""
-    import shutil
-
     run = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("written") / "run"))
     run_back_caption(run, back(run))
     return run

@@ -220,6 +220,32 @@ def test_rows_come_out_as_they_go_in_and_a_reader_may_leave() -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed: apt-get install flite")
+def test_rows_that_a_voice_cannot_speak_are_told_and_the_others_done(tmp_path: Path) -> None:
+    source, out = write_table(tmp_path / "in.csv", REVIEWS[2:]), tmp_path / "out.csv"
+    given = ["--text", "sentence", "-o", str(out), "augmentations_per_sample=1", "speech.edit_distance=null"]
+    done = run("back_speech", str(source), *given)
+    rows = [(row["sentence"], json.loads(row[PROVENANCE])) for row in read(out)]
+    assert [(origin["method"], origin["row"]) for _, origin in rows] == [
+        ("original", 1),
+        ("original", 2),
+        ("back_speech", 2),
+        ("original", 3),
+        ("original", 4),
+    ]
+    assert "movie" in rows[2][0] and rows[2][1]["made"]["sentence"]["steps"][0] == {
+        "step": "flite (rms)",
+        "file": rows[2][1]["made"]["sentence"]["steps"][0]["file"],
+    }
+    assert (tmp_path / "out.csv.work" / rows[2][1]["made"]["sentence"]["steps"][0]["file"]).is_file()
+    for line in (
+        "row 1 was not augmented: the text is empty",
+        "row 3 was not augmented: the text has 10,000 characters, more than max_characters=1,000",
+        "row 4 was not augmented: it holds letters that the voice cannot speak, such as 'с'",
+    ):
+        assert line in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed: apt-get install flite")
 def test_a_killed_back_speech_goes_on_where_it_was(tmp_path: Path) -> None:
