@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from mvc.moving_average import MovingAverage
 
 from . import parallel
 from .augment import to_float
+from .choice import Choice
 from .images import Images
 from .mixing import Mixer
 
@@ -109,23 +110,6 @@ class Objective(nn.Module):
         return F.cross_entropy(logits.float(), targets)
 
 
-@dataclass
-class _Choice:
-    """The evaluations so far, and the weights of the best: highest accuracy, then lowest loss, then earliest."""
-
-    step: int
-    accuracy: float | None = None
-    loss: float = math.inf
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-
-    def consider(self, network: nn.Module, step: int, accuracy: float, loss: float) -> None:
-        self.curve.append((step, accuracy, loss))
-        if self.accuracy is None or (accuracy, -loss) > (self.accuracy, -self.loss):
-            self.step, self.accuracy, self.loss = step, accuracy, loss
-            self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
 def _make_optimizer(name: str, weights: Sequence[Tensor], weight_decay: float) -> Optimizer:
     fused = weights[0].device.type != "mps"
     if name == "sgd":
@@ -178,7 +162,7 @@ def fit(
     objective = parallel.spread(Objective(network, mixer, mixed_precision), device)
     solver = _make_optimizer(optimizer, weights, weight_decay)
     average = MovingAverage(named, ema_decay) if ema_decay else None
-    choice, losses = _Choice(len(rates)), torch.zeros(len(rates), device=device)
+    choice, losses = Choice(len(rates)), torch.zeros(len(rates), device=device)
     network.train()
     for step, rate in enumerate(rates):
         images, targets = parallel.part(*batch(step))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +21,6 @@ from mvc.modality.methods import say_estimate, text_chain
 from mvc.pretrained import find_model, identity_of
 from mvc.progress import Meter, meter, say
 from mvc.randomness import numpy_generator
-from mvc.stopping import flag
 from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
 from mvc.text_arguments import RECORD
 
@@ -35,13 +32,11 @@ from .text_files import described, read_splits
 from .text_tasks import RESULTS, TFIDF, TextComparison, TextTask, tasks_of
 from .text_verdict import conclude_texts
 from .verdict_words import points
-from .workers import helpers
+from .workers import Claims, claim, helpers, until_all_done
 
 COMMAND = ("-m", "mvc.classify.text_worker")
 LOCKS = "cache/text_classifiers"
 VERDICT = "verdict.json"
-_POLL = 0.2
-_SAFE = "classifiers that were finished are kept"
 
 
 def run_texts(run: Path, experiment: TextExperiment) -> None:
@@ -176,39 +171,22 @@ def _train(run: Path, experiment: TextExperiment, tasks: Sequence[TextTask]) -> 
         helpers(COMMAND, order, count),
         meter(f"classifiers ({Path(settings.model).name})", len(due) * settings.max_train_steps, "steps") as shown,
     ):
-        left: Sequence[TextTask] = due
-        while left:
-            left = train_unclaimed(left, shown)
-            if left:
-                flag.check(_SAFE)
-                time.sleep(_POLL)
+        until_all_done(due, shown, _claims(settings.max_train_steps), alone=count == 1)
 
 
 def train_unclaimed(tasks: Sequence[TextTask], shown: Meter) -> list[TextTask]:
-    """Make every classifier that is neither made nor claimed by another process.
+    """`workers.claim` of classifiers of texts."""
+    return claim(tasks, shown, _claims(tasks[0].comparison.settings.max_train_steps)) if tasks else []
 
-    Args:
-        tasks: in the order in which they are wanted.
-        shown: advanced by each step of this process, and by whole classifiers of others.
 
-    Returns:
-        Those that others are at work on.
-    """
-    claimed = []
-    for task in tasks:
-        flag.check(_SAFE)
-        if task.row() is not None:
-            shown.advance(task.comparison.settings.max_train_steps, note=f"{task.arm}, by another process")
-            continue
-        lock = task.comparison.run / LOCKS / f"{task.path.stem}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(lock, timeout=0):
-                if task.row() is None:
-                    task.make(shown)
-        except Timeout:
-            claimed.append(task)
-    return claimed
+def _claims(steps: int) -> Claims[TextTask]:
+    return Claims(
+        is_done=lambda task: task.row() is not None,
+        lock=lambda task: task.comparison.run / LOCKS / f"{task.path.stem}.lock",
+        train=lambda task, shown: task.make(shown),
+        steps=steps,
+        name=lambda task: task.arm,
+    )
 
 
 def _conclude(run: Path, comparison: TextComparison, tasks: Sequence[TextTask]) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from mvc.errors import NumericError
 from mvc.randomness import derived_seed, seeded_global
 from mvc.stopping import flag
 
+from .choice import Choice
 from .loop import BETAS, TAIL
 from .strategies import shuffled
 from .text_data import Texts
@@ -44,23 +44,6 @@ class TextFit:
     curve: list[tuple[int, float, float]]
     diversity: float
     cut: int
-
-
-@dataclass
-class _Choice:
-    """The evaluations so far, and the weights of the best: highest accuracy, then lowest loss, then earliest."""
-
-    step: int
-    accuracy: float | None = None
-    loss: float = math.inf
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-
-    def consider(self, network: nn.Module, step: int, accuracy: float, loss: float) -> None:
-        self.curve.append((step, accuracy, loss))
-        if self.accuracy is None or (accuracy, -loss) > (self.accuracy, -self.loss):
-            self.step, self.accuracy, self.loss = step, accuracy, loss
-            self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def plain_loss(network: Any, batch: TextBatch, labels: Tensor, step: int) -> Tensor:
@@ -171,7 +154,7 @@ def train_text_classifier(
     labels, wanted = torch.tensor(train.labels), torch.tensor(validation.labels)
     weights = [value for value in network.parameters() if value.requires_grad]
     solver = AdamW(weights, learning_rate, BETAS, weight_decay=weight_decay, fused=device.type != "mps")
-    choice, losses = _Choice(steps), torch.zeros(steps, device=device)
+    choice, losses = Choice(steps), torch.zeros(steps, device=device)
     network.train()
     for step in range(steps):
         rows = shuffled(seed, "text order", len(train), step, batch_size).tolist()

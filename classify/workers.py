@@ -10,10 +10,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -27,40 +28,64 @@ from .training import FOLDER, Task, train
 COMMAND = ("-m", "mvc.classify.worker")
 """What Python runs in a worker."""
 _POLL = 0.2
+_SAFE = "classifiers that were finished are kept"
+T = TypeVar("T")
 
 
-def train_unclaimed(tasks: Sequence[Task], shown: Meter) -> list[Task]:
+@dataclass(frozen=True)
+class Claims(Generic[T]):
+    """How classifiers of a kind are claimed and trained.
+
+    Attributes:
+        is_done: whether one is trained.
+        lock: file that whoever trains it holds.
+        train: trains one and advances the meter by its steps.
+        steps: of one.
+        name: of one, for the meter.
+    """
+
+    is_done: Callable[[T], bool]
+    lock: Callable[[T], Path]
+    train: Callable[[T, Meter], None]
+    steps: int
+    name: Callable[[T], str]
+
+
+def claim(tasks: Sequence[T], shown: Meter, claims: Claims[T]) -> list[T]:
     """Train every classifier that is neither trained nor claimed by another process.
 
     Args:
         tasks: in the order in which they are wanted.
         shown: advanced by each step of this process, and by whole classifiers of others.
+        claims: how it is done.
 
     Returns:
         Those that others were at work on.
     """
     claimed = []
     for task in tasks:
-        if task.is_trained():
-            shown.advance(task.comparison.settings.max_train_steps, note=f"{task.arm.name}, by another process")
+        flag.check(_SAFE)
+        if claims.is_done(task):
+            shown.advance(claims.steps, note=f"{claims.name(task)}, by another process")
             continue
-        lock = task.comparison.run / FOLDER / f"{task.key[:24]}.lock"
+        lock = claims.lock(task)
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(lock, timeout=0):
-                if not task.is_trained():
-                    train(task, shown)
+                if not claims.is_done(task):
+                    claims.train(task, shown)
         except Timeout:
             claimed.append(task)
     return claimed
 
 
-def train_all(tasks: Sequence[Task], shown: Meter, alone: bool) -> None:
+def until_all_done(tasks: Sequence[T], shown: Meter, claims: Claims[T], alone: bool) -> None:
     """Train what is missing, together with whoever else is at work, until all are trained.
 
     Args:
         tasks: without those that are trained.
         shown: progress.
+        claims: how it is done.
         alone: no other process is at work, so that nothing has to be waited for.
 
     Raises:
@@ -69,10 +94,31 @@ def train_all(tasks: Sequence[Task], shown: Meter, alone: bool) -> None:
     """
     left = list(tasks)
     while left:
-        left = train_unclaimed(left, shown)
+        left = claim(left, shown, claims)
         if left and not alone:
-            flag.check("classifiers that were finished are kept")
+            flag.check(_SAFE)
             time.sleep(_POLL)
+
+
+def train_unclaimed(tasks: Sequence[Task], shown: Meter) -> list[Task]:
+    """`claim` of classifiers of images."""
+    return claim(tasks, shown, _claims(tasks)) if tasks else []
+
+
+def train_all(tasks: Sequence[Task], shown: Meter, alone: bool) -> None:
+    """`until_all_done` of classifiers of images."""
+    if tasks:
+        until_all_done(tasks, shown, _claims(tasks), alone)
+
+
+def _claims(tasks: Sequence[Task]) -> Claims[Task]:
+    return Claims(
+        is_done=lambda task: task.is_trained(),
+        lock=lambda task: task.comparison.run / FOLDER / f"{task.key[:24]}.lock",
+        train=train,
+        steps=tasks[0].comparison.settings.max_train_steps,
+        name=lambda task: task.arm.name,
+    )
 
 
 @contextmanager

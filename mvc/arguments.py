@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,18 @@ def _experiment_file(given: str) -> Path:
             why="a folder given here is a run folder",
             do=f"for a folder of images write: mvc run --data {given}",
         )
+    return file_or_shipped(given, shipped_experiments())
+
+
+def file_or_shipped(given: str, shipped: Mapping[str, Path]) -> Path:
+    """An experiment file: one that is there, else a shipped one by its name.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    path = Path(given)
     if path.exists():
         return path
-    shipped = shipped_experiments()
     if path.suffix in ("", ".yaml") and path.stem in shipped:
         return shipped[path.stem]
     raise ConfigError(f"there is no experiment file {given}", do=f"shipped ones: {', '.join(shipped)}")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mvc.arms import Augmentation, parse_arm
-from mvc.config_types import Positive, Rate, Section, Share
+from mvc.config_types import Positive, Rate, Section, Seeds, Share, seed_list
 
 Ratio = Annotated[float, Field(gt=0.0)]
 
@@ -17,7 +17,7 @@ class ClassifySection(Section):
 
     arms: list[str] = ["real", "duplicate", "combined", "rsp", "two_phase"]
     """STRATEGY[@SOURCE][:RATIO][+AUGMENTATION]: images of one source only, so many for each real one, augmented so."""
-    seeds: int | list[int] = 3
+    seeds: Seeds = 3
     """How many model seeds (counted from 0), or which."""
     jobs: Positive = 1
     """Classifiers trained at once, each by a process of its own; spread over the accelerators where there are more."""
@@ -93,7 +93,6 @@ class ClassifySection(Section):
             raise ValueError("backbone must be a name, or a list of different names")
         return value
 
-    @field_validator("seeds")
     @classmethod
     def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
         seeds = list(range(value)) if isinstance(value, int) else value
@@ -112,7 +111,7 @@ class ClassifySection(Section):
     @property
     def seed_list(self) -> list[int]:
         """The model seeds as a list."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        return seed_list(self.seeds)
 
     @property
     def backbones(self) -> list[str]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mvc.config import RunSection
 from mvc.config_augment import AugmentSection
-from mvc.config_types import Count, Positive, Rate, Section
+from mvc.config_types import Count, Positive, Rate, Section, Seeds, seed_list
 
 MIXINGS = ("tmix", "ssmix")
 """Augmentations that mix two texts within a network, while it is trained."""
@@ -36,7 +36,7 @@ class TextClassifySection(Section):
 
     arms: list[str] = ["real"]
     """real: the real texts alone; tmix, ssmix: mixed while training; else a name of section augmentations."""
-    seeds: int | list[int] = 3
+    seeds: Seeds = 3
     """How many model seeds (counted from 0), or which."""
     model: str = "tfidf"
     """`tfidf` (a linear model of word counts, anywhere in seconds), or a BERT and its like by folder or id."""
@@ -74,7 +74,6 @@ class TextClassifySection(Section):
             raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
         return value
 
-    @field_validator("seeds")
     @classmethod
     def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
         seeds = list(range(value)) if isinstance(value, int) else value
@@ -85,7 +84,7 @@ class TextClassifySection(Section):
     @property
     def seed_list(self) -> list[int]:
         """The model seeds as a list."""
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        return seed_list(self.seeds)
 
 
 class TextExperiment(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -13,6 +13,22 @@ Rate = Annotated[float, Field(gt=0.0)]
 _Guidance = Annotated[float, Field(ge=0.0)]
 Scale = _Guidance | tuple[_Guidance, _Guidance]
 """A guidance scale, or a range that one is drawn from for each image."""
+
+
+def _different_seeds(value: int | list[int]) -> int | list[int]:
+    seeds = seed_list(value)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError("seeds must be a positive number of seeds or a list of different numbers >= 0")
+    return value
+
+
+def seed_list(seeds: int | list[int]) -> list[int]:
+    """Seeds as a list: so many, counted from 0, or those named."""
+    return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+
+
+Seeds = Annotated[int | list[int], AfterValidator(_different_seeds)]
+"""How many seeds, or which."""
 
 
 def middle(scale: float | tuple[float, float]) -> float:

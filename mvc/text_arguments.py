@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mvc.arguments import run_name
+from mvc.arguments import file_or_shipped, run_name
 from mvc.config_augment import AugmentSection
 from mvc.config_file import Marks, apply_overrides, read_yaml
 from mvc.config_schema import build
@@ -33,12 +33,7 @@ def _experiment_file(given: str) -> Path:
             why="a folder given here is a run folder",
             do=f"for a folder of tables write: mvc texts --data {given}",
         )
-    if path.exists():
-        return path
-    shipped = shipped_text_experiments()
-    if path.suffix in ("", ".yaml") and path.stem in shipped:
-        return shipped[path.stem]
-    raise ConfigError(f"there is no experiment file {given}", do=f"shipped ones: {', '.join(shipped)}")
+    return file_or_shipped(given, shipped_text_experiments())
 
 
 def resolve_texts(arguments: list[str], data: str | None = None) -> TextExperiment:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mvc.errors import EnvironmentFault
+from mvc.extras import package
 
 from .edit_distance import edit_distance_filter
 from .nodes import Level
@@ -56,7 +55,7 @@ def back_speech_levels(
             looked for when a step is first used.
         ConfigError: a span or voice is not possible.
     """
-    _require_soundfile()
+    package("soundfile", "speech", "speech needs")  # before a module imports it
     speaking = _speaking(speaker, voice, vocoder, device, batch_size, max_characters)
     levels = [Level(speaking, spoken)]
     if pitch is not None or stretch is not None:
@@ -65,16 +64,6 @@ def back_speech_levels(
         levels.append(Level(stretch_step(pitch, stretch), variants))
     filters = () if edit_distance is None else (edit_distance_filter(edit_distance),)
     return [*levels, Level(_listening(listener, device, batch_size, processes), filters=filters)]
-
-
-def _require_soundfile() -> None:
-    """Check for the package that all sounds need, before a module imports it."""
-    try:
-        import_module("soundfile")
-    except (ImportError, OSError) as error:  # OSError: libsndfile is missing
-        raise EnvironmentFault(
-            "speech needs the package soundfile", why=str(error), do="pip install 'mvc[speech]'"
-        ) from error
 
 
 def _speaking(

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mvc.errors import EnvironmentFault
+from mvc.extras import package
 
 from .nodes import Filter
 from .steps import Item
@@ -41,12 +41,9 @@ def letter_distance() -> Callable[[str, str], int]:
     Raises:
         EnvironmentFault: the package rapidfuzz is missing.
     """
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise EnvironmentFault(
-            "the edit distance needs the package rapidfuzz", why=str(error), do="pip install 'mvc[speech]'"
-        ) from error
+    package("rapidfuzz", "speech", "the edit distance needs")
+    from rapidfuzz.distance import Levenshtein
+
     return Levenshtein.distance
 
 

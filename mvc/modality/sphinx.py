@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import os
 import signal
 import threading
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvc.errors import EnvironmentFault
+from mvc.extras import package, package_version
 from mvc.stopping import flag
 from mvc.storage import sha256_json
 
@@ -30,6 +29,7 @@ from .steps import Item, Output, Refused, Result, Run, Step, one_each
 RATE = 16000
 """Of PocketSphinx's English model, in Hz."""
 NOTHING_HEARD = "nothing was heard"
+_NEED = "listening needs"
 _PAUSE = RATE // 4
 """Silence put before and after a sound: words that a recording cuts closely were heard better for it (5 digits of 20
 and not 3), and sentences of flite the same."""
@@ -47,7 +47,7 @@ def sphinx_step(processes: int = 1) -> Step:
     """
 
     def load() -> Run:
-        _pocketsphinx()
+        package("pocketsphinx", "speech", _NEED)
         pool = _Pool(processes) if processes > 1 else None
 
         def listen(items: Sequence[Item], seeds: Sequence[int]) -> list[Result]:
@@ -57,7 +57,7 @@ def sphinx_step(processes: int = 1) -> Step:
 
         return one_each(listen)
 
-    identity = sha256_json(["pocketsphinx", 1, _version(), _PAUSE])
+    identity = sha256_json(["pocketsphinx", 1, package_version("pocketsphinx"), _PAUSE])
     # Enough at once that processes seldom wait for the last one of a batch.
     batch_size = max(16, 4 * processes)
     return Step("pocketsphinx", "audio", "text", load, identity, random=False, batch_size=batch_size)
@@ -103,7 +103,7 @@ def hear(sound: bytes) -> str:
 @cache
 def _decoder() -> Any:
     """The decoder of this process; it takes 0.3 s and 40 MB."""
-    return _pocketsphinx().Decoder(samprate=RATE, loglevel="FATAL")
+    return package("pocketsphinx", "speech", _NEED).Decoder(samprate=RATE, loglevel="FATAL")
 
 
 class _Pool:
@@ -163,24 +163,3 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("pocketsphinx")
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
-
-
-def _pocketsphinx() -> Any:
-    """The library.
-
-    Raises:
-        EnvironmentFault: it is missing.
-    """
-    try:
-        return importlib.import_module("pocketsphinx")
-    except ImportError as error:
-        raise EnvironmentFault(
-            "listening needs the package pocketsphinx", why=str(error), do="pip install 'mvc[speech]'"
-        ) from error

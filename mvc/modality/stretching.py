@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvc.errors import ConfigError, EnvironmentFault
+from mvc.errors import ConfigError
+from mvc.extras import package, package_version
 from mvc.randomness import numpy_generator
 from mvc.storage import sha256_json
 
@@ -43,14 +42,14 @@ def stretch_step(pitch: Span | None, stretch: Span | None) -> Step:
     _require_within(stretch, TEMPO, "stretch", "times the tempo")
 
     def load() -> Run:
-        library = _audiomentations()
+        library = package("audiomentations", "speech", "pitch and tempo need")  # a second
 
         def change(items: Sequence[Item], seeds: Sequence[int]) -> list[Result]:
             return [_changed(library, item, pitch, stretch, seed) for item, seed in zip(items, seeds, strict=True)]
 
         return one_each(change)
 
-    identity = sha256_json(["pitch and tempo", 1, pitch, stretch, [_version(name) for name in _PACKAGES]])
+    identity = sha256_json(["pitch and tempo", 1, pitch, stretch, [package_version(name) for name in _PACKAGES]])
     varies = any(span is not None and span[0] < span[1] for span in (pitch, stretch))
     return Step("pitch and tempo", "audio", "audio", load, identity, random=varies, keep=False)
 
@@ -101,24 +100,3 @@ def _require_within(span: Span | None, bounds: Span, key: str, unit: str) -> Non
             f"speech.{key}=[{span[0]:g}, {span[1]:g}] cannot be had",
             do=f"give a rising span within [{bounds[0]:g}, {bounds[1]:g}] {unit}",
         )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
-
-
-def _audiomentations() -> Any:
-    """The library, which takes a second to import.
-
-    Raises:
-        EnvironmentFault: it is missing.
-    """
-    try:
-        return importlib.import_module("audiomentations")
-    except ImportError as error:
-        raise EnvironmentFault(
-            "pitch and tempo need the package audiomentations", why=str(error), do="pip install 'mvc[speech]'"
-        ) from error

@@ -151,7 +151,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             EnvironmentFault, match=r"speech needs the package soundfile\n.*\ndo: pip install 'mvc\[speech\]'"
         ):
             levels()
-    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     with pytest.raises(EnvironmentFault, match="needs the package rapidfuzz"):
         levels()
     assert len(levels(edit_distance=None)) == 3

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mvc.errors import EnvironmentFault, Stopped
+from mvc.extras import package
 from mvc.modality import sphinx
 from mvc.modality.audio import Audio
 from mvc.modality.flite import flite_step
@@ -89,7 +90,7 @@ def test_what_is_heard_does_not_depend_on_what_was_heard_before() -> None:
     assert hear(other) == first[1]
 
     # A decoder that is not told to forget shows that these sounds can tell.
-    decoder = sphinx._pocketsphinx().Decoder(samprate=RATE, loglevel="FATAL")
+    decoder = package("pocketsphinx", "speech", "the test needs").Decoder(samprate=RATE, loglevel="FATAL")
     for sound in (one, other):
         decoder.start_utt()
         decoder.process_raw(sound, full_utt=True)
