@@ -20,7 +20,7 @@ from mvc.fingerprint import ABSENT, differences, file_digest, hardware, place_di
 from mvc.preflight import check_experiment, check_splits
 from mvc.processes import release, together
 from mvc.progress import say
-from mvc.stages import CAPTIONS, STAGES, Stage
+from mvc.stages import BACK_CAPTIONS, CAPTIONS, STAGES, Stage
 from mvc.storage import exclusive, read_json, remove_leftovers, write_json, write_text
 
 
@@ -105,9 +105,9 @@ def _short(text: str) -> str:
 def _remove_outputs(run: Path, stage: Stage) -> None:
     for name in stage.outputs:
         path = run / name
-        if name == CAPTIONS and path.exists():
-            # Captions can hold hours of hand work: they are set aside, not removed.
-            os.replace(path, run / "captions.before-redo.jsonl")
+        if name in (CAPTIONS, BACK_CAPTIONS) and path.exists():
+            # They can hold hours of hand work: they are set aside, not removed.
+            os.replace(path, path.with_suffix(".before-redo.jsonl"))
         elif path.is_dir():
             shutil.rmtree(path)
         else:

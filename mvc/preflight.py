@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from mvc.amounts import needs_back_captions
 from mvc.arms import parse_arm
 from mvc.config import Experiment
 from mvc.errors import ConfigError, DataError
@@ -30,6 +31,11 @@ def _check_generation(experiment: Experiment) -> None:
         from mvc.models import resolve_base
 
         resolve_base(generate.edit_model, key="generate.edit_model")
+    back = experiment.back_captioning
+    if needs_back_captions(experiment) and back.model is not None:
+        from mvc.text_to_image import find_text_to_image
+
+        find_text_to_image(back.model, None, "back_captioning.model")
     if generate.compile:
         from mvc.compiling import require_compiler
 

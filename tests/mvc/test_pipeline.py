@@ -107,6 +107,18 @@ def test_changed_input_file_is_refused_by_name(tmp_path: Path) -> None:
         run_stages(experiment(tmp_path), "second")
 
 
+def test_an_input_that_is_younger_than_the_run_counts_as_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages(experiment(tmp_path), "second")
+    younger = (TWO_STAGES[0], replace(TWO_STAGES[1], inputs=("one/out.txt", "more.txt")))
+    monkeypatch.setattr(pipeline, "STAGES", younger)
+    assert not run_stages(experiment(tmp_path), "second")
+    (tmp_path / "more.txt").write_text("now it is there")
+    with pytest.raises(ConfigError, match="'second' was made from has changed: more.txt"):
+        run_stages(experiment(tmp_path), "second")
+
+
 def test_free_setting_makes_the_stage_go_on(tmp_path: Path) -> None:
     run_stages(experiment(tmp_path), "second")
     assert run_stages(experiment(tmp_path, generate={"per_real": 9}), "second")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mvc.config import Experiment
-from mvc.errors import ConfigError, DataError
+from mvc.errors import ConfigError, DataError, EnvironmentFault
 from mvc.preflight import check_experiment, check_splits
 from mvc.storage import write_json
 
@@ -25,6 +26,15 @@ def test_missing_classifier_weights_are_named(tmp_path: Path) -> None:
     experiment = Experiment.model_validate({"classify": {"weights": str(tmp_path / "r50.safetensors")}})
     with pytest.raises(ConfigError, match="classify.weights: .*r50.safetensors is missing"):
         check_experiment(experiment, "report")
+
+
+def test_a_model_to_draw_back_captions_with_is_looked_for(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"back_captioning": {"model": str(tmp_path / "none")}}
+    check_experiment(Experiment.model_validate(content), "generate")  # nothing is drawn with it
+    content["generate"] = {"sources": {"back_captioning": 1.0}}
+    check_experiment(Experiment.model_validate(content), "train")
+    with pytest.raises(EnvironmentFault, match="back_captioning.model .*none is not there"):
+        check_experiment(Experiment.model_validate(content), "generate")
 
 
 def test_a_run_without_test_images_stops_before_training(tmp_path: Path) -> None:
