@@ -32,8 +32,9 @@ from transformers import (
 from mvc.errors import ConfigError, EnvironmentFault
 from mvc.modality import speaking
 from mvc.modality.audio import Audio
-from mvc.modality.speaking import load_fastspeech2, speaker_tensor, speaking_step
+from mvc.modality.speaking import speaking_step
 from mvc.modality.steps import Output, Refused, Result, Step
+from mvc.modality.voices import load_fastspeech2, speaker_tensor
 from mvc.randomness import derived_seed, seeded_global
 
 CPU = torch.device("cpu")
