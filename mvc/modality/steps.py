@@ -28,7 +28,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Refused:
-    """What a step cannot do with one item, while others go on:.
+    """What a step cannot do with one item, while others go on.
 
     Attributes:
         why: in words that complete "row 7: ...".
