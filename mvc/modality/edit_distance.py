@@ -15,6 +15,7 @@ from mvc.extras import package
 
 from .nodes import Filter
 from .steps import Item
+from .words import attached
 
 _NO_WORD = re.compile(r"[\W_]+")
 
@@ -23,10 +24,10 @@ def normal_words(text: str) -> str:
     """What of a text can be heard: casefolded, all but letters and digits as spaces, single spaces.
 
     Args:
-        text: any; composed and decomposed accents come to the same.
+        text: any; composed and decomposed accents come to the same, and so do "does n't" and "doesn't".
     """
     # Compatibility forms first, for an accent of its own would count as no letter; again after casefold, which splits.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", attached(text)).casefold())
     return _NO_WORD.sub(" ", folded).strip()
 
 

@@ -15,6 +15,7 @@ from mvc.storage import sha256_json
 
 from .audio import Audio, read_audio
 from .steps import Item, Refused, Result, Run, Step, one_each, within
+from .words import attached
 
 _GET = "install it: apt-get install flite (Debian, Ubuntu), brew install flite (macOS)"
 _SECONDS, _SECONDS_A_CHARACTER = 60.0, 0.1
@@ -51,12 +52,12 @@ def flite_step(voice: str, max_characters: int) -> Step:
                 return within(
                     texts,
                     lambda text: why_not(text, max_characters),
-                    lambda batch: [_spoken(plain(text), voice, Path(folder)) for text in batch],
+                    lambda batch: [_spoken(plain(attached(text)), voice, Path(folder)) for text in batch],
                 )
 
         return one_each(speak)
 
-    return Step(f"flite ({voice})", "text", "audio", load, sha256_json(["flite", 1, version, voice]), random=False)
+    return Step(f"flite ({voice})", "text", "audio", load, sha256_json(["flite", 2, version, voice]), random=False)
 
 
 def require_flite(voice: str) -> None:

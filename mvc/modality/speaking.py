@@ -34,6 +34,7 @@ from .voices import (
     require_vocoder,
     speaker_number,
 )
+from .words import attached
 
 VITS, SPEECHT5, FASTSPEECH2 = "vits", "speecht5", "fastspeech2_conformer_with_hifigan"
 
@@ -89,7 +90,7 @@ def speaking_step(
         "text",
         "audio",
         lambda: _run(get(), device, max_characters),
-        sha256_json(["speaking", 1, identity_of(folder), used]),
+        sha256_json(["speaking", 2, identity_of(folder), used]),
         random=_is_random(config),
         batch_size=batch_size,
     )
@@ -108,7 +109,7 @@ def _run(speaker: Speaker, device: torch.device, max_characters: int) -> Run:
 
     def one(text: str, seed: int) -> Audio | Refused:
         with torch.no_grad(), seeded(seed, device):
-            sound = speaker.speak(text)
+            sound = speaker.speak(attached(text))
         if isinstance(sound, Refused):
             return sound
         samples = sound.float().cpu().numpy()

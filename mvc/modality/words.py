@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 _CHUNK = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+_DETACHED = re.compile(r"(?<=\w) (?=(?:n['’]t|['’](?:s|m|d|re|ve|ll))\b)", re.IGNORECASE)
 _KEPT_TAGS = ("NN", "CD", "FW", "PRP")
 """Beginnings of Penn tags: nouns and names, numbers, foreign words, and the pronouns that stand for nouns."""
 
@@ -27,6 +28,14 @@ class Word:
     before: str = ""
     after: str = ""
     fixed: bool = False
+
+
+def attached(text: str) -> str:
+    """A text with clitics where speech has them: "does n't" and "moore 's", as tokenized corpora write, are one word.
+
+    A voice would spell them, "moore" and the letter S.
+    """
+    return _DETACHED.sub("", text)
 
 
 def split_words(text: str, keep_nouns: bool = False) -> list[Word]:

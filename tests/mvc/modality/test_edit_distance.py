@@ -67,6 +67,7 @@ def test_the_share_is_of_the_original(one: str, other: str) -> None:
         ("A dog.", "a log", 1 / 5),
         ("kitten", "sitting", 3 / 6),
         ("Don't stop -- now!", "don t stop now", 0.0),
+        ("Moore 's film does n't", "moore's film doesn't", 0.0),
         ("a", "a dog", 4.0),
         ("", "", 0.0),
         ("?!", "", 0.0),

@@ -80,7 +80,7 @@ def test_a_long_text_is_spoken_as_a_whole() -> None:
 def test_accents_and_typography_sound_like_their_plain_forms() -> None:
     assert plain("Café “naïve” — Øre, straße, ﬁne… ½") == 'Cafe "naive" - Ore, strasse, fine... 1/2'
     assert plain("5 € 😀 a\u0301b\tc\n") == "5     ab c "
-    assert sound("don’t touch the café").digest() == sound("don't touch the cafe").digest()
+    assert sound("do n’t touch the café").digest() == sound("don't touch the cafe").digest()
 
 
 @needs_flite

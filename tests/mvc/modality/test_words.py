@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvc.modality.words import joined, split_words, without
+from mvc.modality.words import attached, joined, split_words, without
 
 
 @given(st.text(max_size=60))
@@ -26,6 +26,18 @@ def test_punctuation_is_told_from_words() -> None:
         ("!", "", ""),
     ]
     assert [word.fixed for word in words] == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("you 've seen moore 's film , it 's all", "you've seen moore's film , it's all"),
+        ("It DOES N'T and they ca n’t", "It DOESN'T and they can’t"),
+        ("rock ' n ' roll , the 'seventies 'stars'", "rock ' n ' roll , the 'seventies 'stars'"),
+    ],
+)
+def test_clitics_that_stand_apart_are_attached(text: str, spoken: str) -> None:
+    assert attached(text) == spoken == attached(spoken)
 
 
 @pytest.mark.parametrize(
