@@ -93,13 +93,6 @@ class ClassifySection(Section):
             raise ValueError("backbone must be a name, or a list of different names")
         return value
 
-    @classmethod
-    def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
-        seeds = list(range(value)) if isinstance(value, int) else value
-        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be a positive number of seeds or a list of different numbers >= 0")
-        return value
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.weights is not None and self.pretrained:

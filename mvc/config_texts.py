@@ -74,13 +74,6 @@ class TextClassifySection(Section):
             raise ValueError("arms must hold 'real' (every comparison is against it) and each arm once")
         return value
 
-    @classmethod
-    def _at_least_one(cls, value: int | list[int]) -> int | list[int]:
-        seeds = list(range(value)) if isinstance(value, int) else value
-        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be a positive number of seeds or a list of different numbers >= 0")
-        return value
-
     @property
     def seed_list(self) -> list[int]:
         """The model seeds as a list."""
