@@ -9,9 +9,10 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/mvc run configs/digits.yaml
 
-# One thread: on toy models a second one gains nothing, and on a busy machine threads wait for each other.
+# Two processes of one thread each: on toy models a second thread gains nothing. A file stays with one process, which
+# then makes its fixtures once.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
