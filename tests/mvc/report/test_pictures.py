@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mvc.config import Experiment, ReportSection
 from mvc.config_file import to_yaml
+from mvc.config_generation import SourceName
 from mvc.errors import DataError
 from mvc.report.pictures import (
     BETWEEN,
@@ -45,7 +47,7 @@ def test_samples_are_the_first_ones(tmp_path: Path) -> None:
     assert [path.name for path in two.files["finetuned"]] == [f"finetuned-000{i}.png" for i in range(6)]
     (first,) = find_samples(run, 1, 2)
     counts = {source: len(files) for source, files in first.files.items()}
-    assert counts == {"real": 2, "pretrained": 2, "finetuned": 2, "sdedit": 0, "instruct_pix2pix": 0, "import": 0}
+    assert counts == {"real": 2, **dict.fromkeys(get_args(SourceName), 0), "pretrained": 2, "finetuned": 2}
 
 
 def test_blocks_are_those_with_images(tmp_path: Path) -> None:
