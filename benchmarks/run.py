@@ -22,7 +22,18 @@ import torch
 from .results import Section, gates_table
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("train_step", "train_memory", "growth", "safety", "generate", "mixing", "filters", "augment", "classify")
+NAMES = (
+    "train_step",
+    "train_memory",
+    "growth",
+    "safety",
+    "generate",
+    "mixing",
+    "filters",
+    "augment",
+    "classify",
+    "mixgen_overhead",
+)
 ON_CUDA = ("gpu_train", "gpu_generate")
 WITHOUT_CUDA = (
     "Not measured: this machine has no CUDA device. `python -m benchmarks.gpu_train` and `python -m "
