@@ -1,0 +1,1 @@
+"""Augmentation of paired data: images and texts that belong together."""
