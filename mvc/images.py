@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -88,22 +89,52 @@ def decode(path: Path, background: str = "white") -> Image.Image:
 def decode_with_mode(path: Path, background: str = "white") -> tuple[Image.Image, str]:
     """Decode as `decode` does, and tell Pillow's mode of the file as stored, such as "L" or "I;16"."""
     try:
-        with open(path, "rb") as file, _quiet():
+        with open(path, "rb") as file:
+            found = _attempt(file, background)
+    except OSError as error:
+        found = error.strerror or str(error)
+    if isinstance(found, str):
+        raise DataError(
+            f"{path} cannot be read as an image", why=found, do="replace or remove it, or set data.on_bad=skip"
+        )
+    return found
+
+
+def decode_bytes(content: bytes, where: str, background: str = "white") -> Image.Image:
+    """Decode the bytes of an image file as `decode` does with a file, wherever they were stored.
+
+    Args:
+        content: all bytes of the file.
+        where: what the error calls it, such as "shard.tar, member 7.jpg".
+        background: colour behind transparent pixels, as Pillow names colours.
+
+    Raises:
+        DataError: as `decode`; names `where`.
+    """
+    found = _attempt(BytesIO(content), background)
+    if isinstance(found, str):
+        raise DataError(
+            f"{where} cannot be read as an image", why=found, do="replace it, or remove it with its captions"
+        )
+    return found[0]
+
+
+def _attempt(file: IO[bytes], background: str) -> tuple[Image.Image, str] | str:
+    """What `_decode` gives, or why it cannot."""
+    try:
+        with _quiet():
             return _decode(file, background)
     except _Refused as error:
-        reason = str(error)
+        return str(error)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"it declares more than {MAX_PIXELS // 10**6} megapixels"
+        return f"it declares more than {MAX_PIXELS // 10**6} megapixels"
     except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        reason = "the file is empty" if empty else f"not an image, or none of {', '.join(FORMATS)}"
+        file.seek(0)
+        return f"not an image, or none of {', '.join(FORMATS)}" if file.read(1) else "the file is empty"
     except OSError as error:
-        reason = error.strerror or str(error)
+        return error.strerror or str(error)
     except Exception as error:  # a corrupt file can raise nearly anything in a decoder
-        reason = f"{type(error).__name__}: {error}"
-    raise DataError(
-        f"{path} cannot be read as an image", why=reason, do="replace or remove it, or set data.on_bad=skip"
-    )
+        return f"{type(error).__name__}: {error}"
 
 
 class _Refused(Exception):

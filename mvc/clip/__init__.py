@@ -1,0 +1,1 @@
+"""CLIP models of open_clip: their data, models, contrastive training, retrieval and zero-shot classification."""
