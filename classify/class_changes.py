@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from mvc.paired_test import holm
+
 from .bootstrap import image_gains, shares_test
 from .outcomes import Floats, Outcome, independent
-from .statistics import holm
 
 LEAST_IMAGES = 10
 """A class with fewer test images is not judged."""

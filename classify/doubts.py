@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .statistics import Summary, binomial_standard_error, compare, detectable_difference
+from mvc.paired_test import compare
+
+from .statistics import Summary, binomial_standard_error, detectable_difference
 from .verdict import SIGNIFICANT, control_of
 from .verdict_words import listed, plural, points
 

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mvc.errors import DataError
+from mvc.paired_test import p_value_text
 from mvc.storage import read_json, write_text
 
 from .statistics import Summary
-from .verdict_words import p_text, points
+from .verdict_words import points
 
 COLUMNS = (
     "arm",
@@ -139,5 +140,5 @@ def _shown(row: dict[str, str]) -> list[str]:
     interval = ""
     if row.get("low") and row.get("high"):
         interval = f"{points(float(row['low']), signed=True)} to {points(float(row['high']), signed=True)}"
-    p_value = p_text(float(row["p_value"])).removeprefix("p ").removeprefix("= ") if row["p_value"] else ""
+    p_value = p_value_text(float(row["p_value"])) if row["p_value"] else ""
     return [points(float(row["mean"])) + spread, difference, interval, p_value]

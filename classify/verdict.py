@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import Comparison, Summary, binomial_standard_error
+from mvc.paired_test import Comparison
+
+from .statistics import Summary, binomial_standard_error
 from .verdict_words import gain_sentence, loss_sentence, no_use_sentence, open_sentence, p_text, plural, points
 
 SIGNIFICANT = 0.05

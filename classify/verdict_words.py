@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .statistics import Comparison, Summary
+from mvc.paired_test import Comparison, p_value_text
+
+from .statistics import Summary
 
 
 def points(share: float, signed: bool = False) -> str:
@@ -13,7 +15,8 @@ def points(share: float, signed: bool = False) -> str:
 
 def p_text(p_value: float) -> str:
     """ "p = 0.012", or "p < 0.001"."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    text = p_value_text(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def plural(count: int, noun: str) -> str:

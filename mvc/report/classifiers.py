@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mvc.paired_test import p_value_text
 from mvc.storage import read_json
 
 from .sections import percent, reading, require
@@ -185,7 +186,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
         interval = _interval(verdict["low"], verdict["high"])
         facts.append((f"gain over {verdict['reference']}", f"{gain} ({interval})" if interval else gain))
     if verdict["p_value"] is not None:
-        facts.append(("p, corrected", p_text(verdict["p_value"])))
+        facts.append(("p, corrected", p_value_text(verdict["p_value"])))
     if verdict["effect_size"] is not None:
         facts.append(("effect size", f"{verdict['effect_size']:.2f}"))
     if verdict["control"] is not None:
@@ -249,7 +250,7 @@ def _cells(row: Mapping[str, str]) -> dict[str, str]:
         "accuracy": percent(float(row["mean"])) + spread,
         "gain": share("difference", signed=True),
         "95 % interval": _interval(number("low"), number("high")),
-        "p": "" if p_value is None else p_text(p_value),
+        "p": "" if p_value is None else p_value_text(p_value),
         "effect size": shown("effect_size", 2),
         "balanced": share("balanced_accuracy"),
         "macro F1": share("macro_f1"),
@@ -278,11 +279,6 @@ def _reliability(rows: Sequence[Mapping[str, str]], best: str, reference: str) -
     if reference in errors:
         text += f", those of {reference} by {errors[reference]}"
     return f"{text} (expected calibration error, 15 bins, mean over the seeds)."
-
-
-def p_text(p_value: float) -> str:
-    """ "0.012", or "< 0.001"."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.2g}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

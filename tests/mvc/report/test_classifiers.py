@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvc.errors import DataError
-from mvc.report.classifiers import HEADINGS, Gain, p_text, read_comparison, read_further
+from mvc.report.classifiers import HEADINGS, Gain, read_comparison, read_further
 from mvc.report.confusion import MOST_CLASSES, MOST_PAIRS, read_confusions
 from mvc.storage import read_json, write_json, write_text
 
@@ -125,10 +125,6 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "verdict.json", {"sentence": "x", "helped": True, "best_arm": None})
     with pytest.raises(DataError, match="verdict.json cannot be used\nwhy: KeyError: 'warnings'"):
         read_comparison(tmp_path)
-
-
-def test_p_values_are_short() -> None:
-    assert [p_text(value) for value in (0.0004, 0.0123, 0.5, 1.0)] == ["< 0.001", "0.012", "0.5", "1"]
 
 
 def test_confusion_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
