@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,18 @@ def file_or_shipped(given: str, shipped: Mapping[str, Path]) -> Path:
     raise ConfigError(f"there is no experiment file {given}", do=f"shipped ones: {', '.join(shipped)}")
 
 
+def absolute(text: str | None, built_in: Sequence[str] = ()) -> str | None:
+    """A local file or folder by its absolute path, so that a run goes on from any working folder.
+
+    Args:
+        text: a place, a hub id, a name or nothing.
+        built_in: names that are no places, even where a file is called so.
+    """
+    return str(Path(text).resolve()) if text and text not in built_in and Path(text).exists() else text
+
+
 def _with_absolute_places(experiment: Experiment) -> Experiment:
     """Local folders and files by their absolute path, so that the run goes on from any working folder."""
-
-    def absolute(text: str | None) -> str | None:
-        return str(Path(text).resolve()) if text and Path(text).exists() else text
 
     data = experiment.data
     if data.path != EMBEDDED_DATA:
@@ -70,7 +77,8 @@ def _with_absolute_places(experiment: Experiment) -> Experiment:
     if model.base != EMBEDDED_MODEL:
         model = model.model_copy(update={"base": absolute(model.base), "config": absolute(model.config)})
     captions = experiment.captions.model_copy(update={"model": absolute(experiment.captions.model)})
-    classify = experiment.classify.model_copy(update={"weights": absolute(experiment.classify.weights)})
+    own = experiment.classify
+    classify = own.model_copy(update={"weights": absolute(own.weights), "clip": absolute(own.clip)})
     back = experiment.back_captioning
     back = back.model_copy(
         update={

@@ -11,7 +11,7 @@ from mvc.config_file import to_yaml
 from mvc.config_schema import known_keys
 from mvc.config_texts import TextExperiment
 from mvc.errors import ConfigError
-from mvc.text_arguments import RECORD, resolve_texts, shipped_text_experiments
+from mvc.text_arguments import RECORD, TEXTS, resolve_texts
 
 
 def test_a_folder_alone_is_enough(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_run_folder_is_its_own_experiment(tmp_path: Path) -> None:
     own = resolve_texts(["data.shots=3"], str(tmp_path))
     own = own.model_copy(update={"run": own.run.model_copy(update={"dir": ""})})  # as a run writes it
     (run / "experiment.yaml").write_text(to_yaml(own))
-    with pytest.raises(ConfigError, match="old is no run of texts"):
+    with pytest.raises(ConfigError, match="old is no run of `mvc texts`"):
         resolve_texts([str(run)])
     (run / RECORD).write_text("{}")
     again = resolve_texts([str(run)])
@@ -59,7 +59,7 @@ def test_a_run_folder_is_its_own_experiment(tmp_path: Path) -> None:
     [
         (["a.yaml", "b.yaml"], "two experiments were given"),
         (["nothing"], "there is no experiment file nothing(.|\n)*sst2"),
-        (["sst2"], "no texts were given"),
+        (["sst2"], "no data were given"),
         (["data.path=x", "augmentations.a.speeech.pitch=null"], "unknown key 'augmentations.a.speeech'"),
         (["data.path=x", "augmentations.a.speech.pich=null"], r"did you mean 'augmentations\.a\.speech\.pitch'"),
         (["data.path=x", "augmentations.a.method=magic"], "augmentations.a.method = 'magic'(.|\n)*one of back_speech"),
@@ -81,13 +81,13 @@ def test_what_cannot_be_used_is_named(given: list[str], message: str, tmp_path: 
         resolve_texts(given)
 
 
-@pytest.mark.parametrize("name", sorted(shipped_text_experiments()))
+@pytest.mark.parametrize("name", sorted(TEXTS.shipped()))
 def test_shipped_experiments_are_whole_and_read_back(name: str) -> None:
     experiment = resolve_texts([name, "data.path=somewhere"])
     assert set(experiment.classify.arms) - {"real", "tmix", "ssmix"} <= set(experiment.augmentations)
     assert (experiment.data.seeds, len(experiment.classify.seed_list)) == (5, 5)  # the paper's
     assert (experiment.classify.train_batch_size, experiment.classify.learning_rate) == (2, 5e-5)
-    head = shipped_text_experiments()[name].read_text().split("\n\n")[0]
+    head = TEXTS.shipped()[name].read_text().split("\n\n")[0]
     assert "ours: " in head and "# Data: " in head and f"mvc texts configs/texts/{name}.yaml --data FOLDER" in head
 
 
