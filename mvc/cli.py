@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvc import cli_texts, processes
+from mvc import cli_clip, cli_texts, processes
 from mvc.errors import ConfigError, MvcError
 from mvc.options import Arguments, Data, DataSeeds, DryRun, Folds, Redo, num_processes
 
@@ -339,6 +339,8 @@ def status(arguments: Arguments = None, data: Data = None, dry_run: DryRun = Fal
 
 app.command()(cli_texts.augment)
 app.command()(cli_texts.texts)
+app.command()(cli_clip.clip)
+app.command("clip-evaluate")(cli_clip.clip_evaluate)
 
 _INTERRUPTED = 130
 """What typer makes of a KeyboardInterrupt, which is a second signal."""
@@ -364,6 +366,9 @@ def _command() -> int:
 
 
 def _join(word: Mapping[str, Any]) -> None:
+    if word["stage"] == "clip":
+        cli_clip.join(word)
+        return
     from mvc.pipeline import join_stage
 
     join_stage(word)

@@ -1,10 +1,11 @@
-"""The pages of all keys, made from the schemas: `python -m mvc.config_page` and `python -m mvc.config_page texts`."""
+"""The pages of all keys, made from the schemas: `python -m mvc.config_page`, and with `texts` or `clip` behind it."""
 
 from __future__ import annotations
 
 import sys
 
 from mvc.config import Experiment
+from mvc.config_clip import ClipExperiment
 from mvc.config_file import to_yaml
 from mvc.config_schema import ANY, allowed_values, section_of
 from mvc.config_texts import TextExperiment
@@ -20,6 +21,10 @@ TEXTS_HEAD = """# Every key of an experiment with texts
 
 Made from the schema by `python -m mvc.config_page texts > docs/text_configuration.md`. The keys of `mvc texts`; those
 of `augmentations.NAME` are also those of `mvc augment`, without the first two parts: `speech.voice=slt`.
+"""
+CLIP_HEAD = """# Every key of an experiment with a CLIP
+
+Made from the schema by `python -m mvc.config_page clip > docs/clip_configuration.md`. The keys of `mvc clip`.
 """
 NAME = "NAME"
 """What the pages write for a name that the user chooses."""
@@ -57,4 +62,8 @@ def page(schema: type[Section] = Experiment, head: str = HEAD) -> str:
 
 
 if __name__ == "__main__":
-    print(page(TextExperiment, TEXTS_HEAD) if sys.argv[1:] == ["texts"] else page(), end="")
+    pages: dict[str, tuple[type[Section], str]] = {
+        "texts": (TextExperiment, TEXTS_HEAD),
+        "clip": (ClipExperiment, CLIP_HEAD),
+    }
+    print(page(*pages[sys.argv[1]]) if len(sys.argv) > 1 else page(), end="")

@@ -63,11 +63,37 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Mapping[str, A
         NumericError: a weight is not finite; nothing was written.
         EnvironmentFault: the disk is full or the place cannot be written; older checkpoints are untouched.
     """
-    _require_finite(folder, state)
-    target = folder / f"step-{state.step:06d}"
     parts = {"unet": state.unet, "ema": state.ema, "optimizer": state.optimizer}
-    facts = {"kind": "checkpoint", "step": state.step, "settings": dict(settings)}
-    with publish_folder(target, {**facts, "validation_loss": state.validation_loss}) as temporary:
+    more = {"ema_updates": state.ema_updates, "scaler": dict(state.scaler), "skipped": state.skipped}
+    return publish_checkpoint(folder, state.step, parts, more, settings, keep, state.validation_loss)
+
+
+def publish_checkpoint(
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    more: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    keep: int,
+    validation_loss: float | None = None,
+) -> Path:
+    """`save_checkpoint` of any training.
+
+    Args:
+        folder: where its checkpoints lie.
+        step: optimisation steps done.
+        parts: tensors by name, a file for each part.
+        more: JSON values of the state.
+        settings, keep: as `save_checkpoint`.
+        validation_loss: at this step, where it was computed.
+
+    Raises:
+        NumericError, EnvironmentFault: as `save_checkpoint`.
+    """
+    _require_finite(folder, step, parts)
+    target = folder / f"step-{step:06d}"
+    facts = {"kind": "checkpoint", "step": step, "settings": dict(settings)}
+    with publish_folder(target, {**facts, "validation_loss": validation_loss}) as temporary:
         try:
             for name, tensors in parts.items():
                 whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -76,8 +102,7 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Mapping[str, A
             raise EnvironmentFault(
                 f"cannot write {target}", why=str(error), do="free some space and run the same command again"
             ) from error
-        more = {"ema_updates": state.ema_updates, "scaler": dict(state.scaler), "skipped": state.skipped}
-        write_json(temporary / "state.json", more)
+        write_json(temporary / "state.json", dict(more))
     best = best_checkpoint(folder)
     for path in checkpoints(folder)[keep:]:
         if path != best:
@@ -106,12 +131,12 @@ def best_checkpoint(folder: Path) -> Path | None:
     return min(losses)[2] if losses else None
 
 
-def _require_finite(folder: Path, state: TrainingState) -> None:
-    values = [*state.unet.values(), *state.ema.values(), *state.optimizer.values()]
+def _require_finite(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    values = [value for tensors in parts.values() for value in tensors.values()]
     if not all(bool(value.isfinite().all()) for value in values):
         kept = checkpoints(folder)
         raise NumericError(
-            f"weights are not finite after step {state.step}; this state was not saved",
+            f"weights are not finite after step {step}; this state was not saved",
             why="training diverged",
             do=f"lower train.learning_rate; the last checkpoint is {kept[0] if kept else 'none'}",
         )
@@ -142,6 +167,35 @@ def load_newest(folder: Path, settings: Mapping[str, Any]) -> TrainingState | No
     Raises:
         ConfigError: it was made with other settings; names them.
     """
+    found = newest_whole(folder, settings)
+    if found is None:
+        return None
+    path, manifest = found
+    more = read_json(path / "state.json")
+    return TrainingState(
+        step=int(manifest["step"]),
+        unet=load_file(path / "unet.safetensors"),
+        ema=load_file(path / "ema.safetensors"),
+        ema_updates=int(more["ema_updates"]),
+        optimizer=load_file(path / "optimizer.safetensors"),
+        scaler=more["scaler"],
+        skipped=int(more["skipped"]),
+        validation_loss=manifest["validation_loss"],
+    )
+
+
+def newest_whole(
+    folder: Path, settings: Mapping[str, Any], afresh: str = "add --redo"
+) -> tuple[Path, Mapping[str, Any]] | None:
+    """The newest checkpoint of any training that verifies, and its manifest; as `load_newest`.
+
+    Args:
+        folder, settings: as `save_checkpoint`.
+        afresh: what a user does to train afresh, for the error.
+
+    Raises:
+        ConfigError: it was made with other settings; names them.
+    """
     remove_leftovers(folder)
     for path in checkpoints(folder):
         manifest = verified_manifest(path)
@@ -155,17 +209,7 @@ def load_newest(folder: Path, settings: Mapping[str, Any]) -> TrainingState | No
             raise ConfigError(
                 f"{path} was made with other settings: {'; '.join(changed[:4])}",
                 why="going on from it would mix two experiments",
-                do="put the old values back, set another run.dir, or add --redo to train afresh",
+                do=f"put the old values back, set another run.dir, or {afresh} to train afresh",
             )
-        more = read_json(path / "state.json")
-        return TrainingState(
-            step=int(manifest["step"]),
-            unet=load_file(path / "unet.safetensors"),
-            ema=load_file(path / "ema.safetensors"),
-            ema_updates=int(more["ema_updates"]),
-            optimizer=load_file(path / "optimizer.safetensors"),
-            scaler=more["scaler"],
-            skipped=int(more["skipped"]),
-            validation_loss=manifest["validation_loss"],
-        )
+        return path, manifest
     return None
