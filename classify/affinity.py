@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mvc.arms import Arm
 
-from .augment import augmentation
+from .augment import MIXING, augmentation
 from .comparison import Comparison
 from .images import Images
 from .loop import probabilities
@@ -22,8 +22,6 @@ from .training import Task
 
 AFFINITY = "affinity.json"
 """Among the results."""
-MIXING = ("mixup", "cutmix", "alignmixup", "puzzlemix")
-"""Augmentations whose images have no one label, so that a classifier of clean images cannot judge them."""
 _BATCH = 256
 
 
@@ -83,6 +81,7 @@ def _judged(comparison: Comparison, network: nn.Module, what: tuple[int, ...] | 
 
 
 def _has_one(comparison: Comparison, arm: Arm) -> bool:
+    # Mixed images have no one label, so that a classifier of clean images cannot judge them.
     return arm.uses_synthetic or comparison.augmentation(arm) not in MIXING
 
 

@@ -20,7 +20,7 @@ ROTATION = 10.0
 """Largest rotation in degrees."""
 SCALE = 0.1
 """Scale is drawn from [1 - SCALE, 1 + SCALE]."""
-MIXING = ("mixup", "cutmix", "alignmixup", "puzzlemix")
+MIXING = ("mixup", "cutmix", "alignmixup", "puzzlemix", "mixgen")
 """Augmentations that mix images in the forward pass; single images get the default before that."""
 
 

@@ -27,6 +27,8 @@ Layout = Literal["maps", "maps_last", "tokens", "none"]
 
 _WIDE = {"wrn_28_2": (28, 2), "wrn_28_10": (28, 10)}
 _OURS = ("small", *_WIDE)
+CLIP = "clip"
+"""The backbone that `clip_classifier.py` makes of the CLIP that classify.clip names."""
 _USUAL_SIDES = (32, 64, 96, 128, 192, 224, 256, 384)
 _PUBLISHED = "model.safetensors"
 
@@ -35,14 +37,14 @@ def known_name(backbone: str) -> str:
     """The name as it is written in the library.
 
     Args:
-        backbone: small, wrn_28_2, wrn_28_10 or a model of timm, with the tag of its published weights or without;
+        backbone: small, wrn_28_2, wrn_28_10, clip or a model of timm, with the tag of its published weights or without;
             capitals and hyphens do not matter.
 
     Raises:
         ConfigError: there is none of that name, or no published weights of that tag.
     """
     name = backbone.strip().lower().replace("-", "_")
-    if name in _OURS:
+    if name in (*_OURS, CLIP):
         return name
     # Imported in functions: timm takes seconds to import, and our own networks have no need of it.
     import timm
@@ -50,10 +52,10 @@ def known_name(backbone: str) -> str:
     model, _, tag = name.partition(".")
     models = timm.list_models()
     if model not in models:
-        nearest = get_close_matches(model, [*_OURS, *models], n=3, cutoff=0.0)
+        nearest = get_close_matches(model, [*_OURS, CLIP, *models], n=3, cutoff=0.0)
         raise ConfigError(
             f"no backbone '{backbone}'; nearest: {', '.join(nearest)}",
-            do=f"set classify.backbone to {', '.join(_OURS)} or one of timm.list_models()",
+            do=f"set classify.backbone to {', '.join((*_OURS, CLIP))} or one of timm.list_models()",
         )
     tags = timm.list_pretrained(f"{model}.*")
     if tag and name not in tags:
@@ -78,6 +80,8 @@ def check_backbone(backbone: str, image_size: int, pretrained: bool = False) -> 
         ConfigError: unknown name, a side that it cannot take, or no published weights.
     """
     name = known_name(backbone)
+    if name == CLIP:
+        return  # it resizes images itself
     feature_layout(name, image_size)
     if pretrained:
         _hub_id(name)

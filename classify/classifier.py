@@ -30,7 +30,7 @@ def publish_classifier(comparison: Comparison, task: Task) -> None:
     Raises:
         EnvironmentFault: the folder cannot be written.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "backbone": comparison.backbone,
         "classes": comparison.classes,
         "image_size": comparison.image_size,
@@ -39,6 +39,10 @@ def publish_classifier(comparison: Comparison, task: Task) -> None:
         "seed": task.seed,
         "validation_accuracy": task.row()["validation_accuracy"],
     }
+    if comparison.captions is not None:
+        from mvc.clip.configurations import find_clip
+
+        facts["clip"] = {"config": find_clip(str(comparison.settings.clip)).config, "captions": comparison.captions}
     with publish_folder(comparison.folder / FOLDER, {"key": task.key}) as temporary:
         shutil.copyfile(task.folder / WEIGHTS, temporary / WEIGHTS)
         write_json(temporary / DESCRIPTION, facts)
@@ -61,5 +65,9 @@ def load_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise DataError(f"{folder} holds no whole classifier", do="run `mvc classify`")
     facts = dict(read_json(folder / DESCRIPTION))
     state = load_file(folder / WEIGHTS)
+    if "clip" in facts:
+        from .clip_classifier import restore_clip
+
+        return restore_clip(facts["clip"]["config"], facts["clip"]["captions"], state).eval(), facts
     network = restore_network(facts["backbone"], len(facts["classes"]), int(facts["image_size"]), state)
     return network.eval(), facts

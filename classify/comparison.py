@@ -24,7 +24,7 @@ from mvc.errors import ConfigError, DataError
 from mvc.storage import sha256_file, sha256_json
 from mvc.synthetic import METADATA, SyntheticImage, read_synthetic, synthetic_folder
 
-from .backbones import check_backbone
+from .backbones import CLIP, check_backbone
 from .images import Images, cached_images, channel_statistics
 from .networks import SMALL_SIDE
 from .ratio import rows_of_ratio
@@ -71,7 +71,8 @@ class Comparison:
         sources: source of each synthetic image.
         synthetic_digests: sha256 of each synthetic image.
         data_digest: of all real images, their splits, the classes, size and background.
-        weights_digest: of classify.weights; None without.
+        captions: of each class, one for each template; None but for the backbone clip.
+        weights_digest: of classify.weights, or of the CLIP and its captions; None without.
         channels: mean and standard deviation of the real training images.
         test: the sealed test split.
         device: where to train.
@@ -88,6 +89,7 @@ class Comparison:
     sources: list[str]
     synthetic_digests: list[str]
     data_digest: str
+    captions: list[list[str]] | None
     weights_digest: str | None
     channels: tuple[Tensor, Tensor]
     test: SealedTest
@@ -172,6 +174,7 @@ def prepare(run: Path, experiment: Experiment, device: torch.device | None = Non
     backbones = [real_name(name, size) for name in settings.backbones]
     for name in backbones:
         check_backbone(name, size, settings.pretrained)
+    captions = _captions(settings, dataset)
     weights = None if settings.weights is None else _digest_of_weights(Path(settings.weights))
     background = experiment.data.background
     train, validation = (_real(run, dataset, name, size, background) for name in ("train", "validation"))
@@ -191,7 +194,8 @@ def prepare(run: Path, experiment: Experiment, device: torch.device | None = Non
             sources=[image.source for image in made],
             synthetic_digests=[image.sha256 for image in made],
             data_digest=sha256_json([size, background, dataset.classes, rows]),
-            weights_digest=weights,
+            captions=captions if name == CLIP else None,
+            weights_digest=_digest_of_clip(settings, captions) if name == CLIP else weights,
             channels=channels,
             test=test,
             device=own_device,
@@ -270,6 +274,20 @@ def _synthetic(run: Path, dataset: Dataset, made: list[SyntheticImage], size: in
         "synthetic images",
     )
     return Images(pixels, torch.from_numpy(np.array([labels[image.class_name] for image in made], dtype=np.int64)))
+
+
+def _captions(settings: ClassifySection, dataset: Dataset) -> list[list[str]] | None:
+    if settings.clip is None:
+        return None
+    from .clip_classifier import class_captions
+
+    return class_captions(dataset.words, settings.templates)
+
+
+def _digest_of_clip(settings: ClassifySection, captions: list[list[str]] | None) -> str:
+    from .clip_classifier import clip_digest
+
+    return sha256_json([clip_digest(str(settings.clip)), captions])
 
 
 def _digest_of_weights(path: Path) -> str:

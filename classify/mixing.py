@@ -102,6 +102,10 @@ def mixer(name: str, seed: int) -> Mixer | None:
             from .puzzlemix import puzzlemix
 
             return partial(puzzlemix, seed=seed)
+        case "mixgen":
+            from .clip_classifier import mixgen
+
+            return partial(mixgen, seed=seed)
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation '{name}'")
     return None

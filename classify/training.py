@@ -79,6 +79,10 @@ class Task:
 
 def _network(task: Task) -> nn.Module:
     comparison, settings = task.comparison, task.comparison.settings
+    if comparison.captions is not None:
+        from .clip_classifier import clip_classifier
+
+        return clip_classifier(str(settings.clip), comparison.captions, comparison.device)
     return build_network(
         comparison.backbone,
         len(comparison.classes),

@@ -20,6 +20,7 @@ from mvc.stopping import flag
 from mvc.storage import read_json, sha256_file, sha256_json, write_json
 
 from .augment import augmentation
+from .backbones import CLIP
 from .batches import batch_maker
 from .comparison import real_name
 from .images import Images, cached_images, channel_statistics, decode_all
@@ -174,10 +175,15 @@ def prepare_short_runs(run: Path, experiment: Experiment, image_size: int) -> Sh
         image_size: side of the synthetic images, where neither classify.image_size nor data.image_size is set.
 
     Raises:
-        ConfigError: classify.weights is missing.
+        ConfigError: classify.weights is missing, or the backbone is clip.
         DataError: there is no validation image, or an image cannot be decoded.
     """
     dataset, settings = load_index(run), experiment.classify
+    if settings.backbones[0] == CLIP:
+        raise ConfigError(
+            "short runs of the backbone clip would judge its pretraining, not the synthetic images",
+            do="name another backbone first in classify.backbone, or set tune.classifier_steps=0",
+        )
     if settings.weights is not None and not Path(settings.weights).is_file():
         raise ConfigError(f"classify.weights: {settings.weights} is missing", do="give a safetensors file, or none")
     size = settings.image_size or experiment.data.image_size or image_size

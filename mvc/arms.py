@@ -28,6 +28,7 @@ Augmentation = Literal[
     "cutmix",
     "alignmixup",
     "puzzlemix",
+    "mixgen",
 ]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 _PATTERN = re.compile(

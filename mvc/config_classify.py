@@ -24,7 +24,11 @@ class ClassifySection(Section):
     split_batches: bool = False
     """With --num-processes: all processes train each classifier together, in place of one classifier each."""
     backbone: str | list[str] = "auto"
-    """small, wrn_28_2, wrn_28_10 or a timm name; auto is `small` up to 64 px, else resnet18; a list: each of them."""
+    """small, wrn_28_2, wrn_28_10, clip, a timm name; auto: `small` up to 64 px, else resnet18; a list: each of them."""
+    clip: str | None = None
+    """backbone clip: a trained CLIP by folder or hub id, which is fine-tuned by captions of the classes."""
+    templates: list[str] = ["a photo of a {}."]
+    """backbone clip: captions of a class; {} stands for its words."""
     weights: str | None = None
     """Safetensors file with the backbone's pre-trained weights (timm names); from scratch when absent."""
     pretrained: bool = False
@@ -89,9 +93,10 @@ class ClassifySection(Section):
     @classmethod
     def _named(cls, value: str | list[str]) -> str | list[str]:
         names = [value] if isinstance(value, str) else value
+        names = ["clip" if name.strip().lower() == "clip" else name for name in names]  # the library's have their own
         if not names or not all(names) or len(set(names)) != len(names):
             raise ValueError("backbone must be a name, or a list of different names")
-        return value
+        return names[0] if isinstance(value, str) else names
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -99,6 +104,18 @@ class ClassifySection(Section):
             raise ValueError("weights and pretrained exclude each other: give one")
         if self.train_layers == "head" and self.weights is None and not self.pretrained:
             raise ValueError("train_layers=head needs pre-trained weights: set weights or pretrained")
+        if ("clip" in self.backbones) != (self.clip is not None):
+            raise ValueError("backbone clip and the key clip go together: give both, or neither")
+        if self.clip is not None and (self.weights is not None or self.pretrained or self.train_layers == "head"):
+            raise ValueError(
+                "backbone clip brings its own weights and trains all: no weights, pretrained, train_layers=head"
+            )
+        for arm in self.arms:
+            augmentation = parse_arm(arm).augmentation or self.augmentation
+            if augmentation == "mixgen" and self.backbones != ["clip"]:
+                raise ValueError(f"arm '{arm}' mixes captions, which backbone clip alone reads")
+            if augmentation == "alignmixup" and "clip" in self.backbones:
+                raise ValueError(f"arm '{arm}' blends maps of features, which backbone clip has not")
         return self
 
     @property

@@ -12,11 +12,9 @@ from mvc.errors import ConfigError, DataError
 from mvc.storage import read_json
 
 COMPARING = ("classify", "report")
+"""Stages that need classifiers to be compared."""
 _USUAL_SIDE = 224
 """Side in pixels that a backbone is looked at with where nothing says another."""
-"""Stages that need classifiers to be compared."""
-
-
 BEFORE_GENERATION = ("data", "caption", "back_caption", "train")
 
 
@@ -80,6 +78,10 @@ def check_experiment(experiment: Experiment, until: str) -> None:
     weights = experiment.classify.weights
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"classify.weights: {weights} is missing", do="give a safetensors file, or leave it out")
+    if experiment.classify.clip is not None:
+        module = import_module("mvc.classify.clip_classifier")
+        module.class_captions([], experiment.classify.templates)
+        module.clip_digest(experiment.classify.clip)
 
 
 def check_splits(run: Path, until: str) -> None:
