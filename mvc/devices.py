@@ -147,5 +147,5 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in there if there[kind]))
     if not there.get(name, False):
-        raise EnvironmentFault(f"run.device={name}: there is no such device here", do="set run.device=auto")
+        raise EnvironmentFault(f"there is no device {name} here", why="run.device or --device names it", do="give auto")
     return torch.device(name)
