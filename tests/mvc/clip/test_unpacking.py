@@ -104,6 +104,6 @@ def test_an_image_without_bytes_says_so_when_asked_for(tmp_path: Path) -> None:
     pairs = read(tmp_path)
     assert pairs.content(1) == GIVEN[1].content
     with pytest.raises(
-        DataError, match=r"train.parquet, row 2 \(from 0\) cannot be read as an image\nwhy: it is empty"
+        DataError, match=r"train.parquet, row 2 \(from 0\) cannot be read as an image\nwhy: the file is empty"
     ):
         pairs.image(2)
