@@ -4,7 +4,7 @@
 
 FOLDER/pairs/{train,validation,test} is an imagefolder with metadata.jsonl. A training image has three captions, of
 which two leave attributes out; a validation or test image has one that says all attributes, and no other image of its
-split has the same, so that every image has one right caption. FOLDER/classes/test/<word> has the test images by digit.
+split has the same, so that every image has one right caption. FOLDER/classes/<word> has the test images by digit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write_split(folder: Path, split: str, count: int) -> None:
         picture.save(target / name)
         rows.append({"file_name": name, "captions": captions_of(character, split, index)})
         if split == "test":
-            own = folder / "classes" / "test" / character.word
+            own = folder / "classes" / character.word
             own.mkdir(parents=True, exist_ok=True)
             picture.save(own / name)
     write_json_lines(target / "metadata.jsonl", rows)
