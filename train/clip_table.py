@@ -37,7 +37,7 @@ COLUMNS = (
 )
 """Columns of table.csv: per cent, means over the seeds; difference, low, high (95 % interval) and p_value
 (Holm-corrected) are of the RSUM against `none`. Empty where there is none."""
-_WIDTH = 130
+_WIDTH = 160
 
 
 @dataclass(frozen=True)

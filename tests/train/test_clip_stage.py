@@ -114,7 +114,7 @@ def test_the_table_and_the_verdict_hold_what_the_rows_say(finished: Path) -> Non
     verdict = read_json(finished / "results" / "verdict.json")
     assert "mixgen" in verdict["sentence"]
     assert verdict["warnings"] == ["only 6 test images: recalls among so few say little"]
-    shown = Console(width=130, file=io.StringIO(), record=True)
+    shown = Console(width=160, file=io.StringIO(), record=True)
     print_clips(finished, shown)
     text = shown.export_text()
     assert f"verdict: {verdict['sentence']}" in text and "warning: only 6 test images" in text

@@ -162,7 +162,7 @@ def test_seeds_are_paired_in_their_order() -> None:
     assert other.corrected is not None and one.corrected is not None and other.corrected > one.corrected
 
 
-def shown(run: Path, width: int = 130) -> str:
+def shown(run: Path, width: int = 160) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
     print_clips(run, console)
     return console.export_text()
