@@ -32,8 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(data: Path, run: Path, model: Path, **techniques: Any) -> ClipExperiment:
-    """A comparison of `none` and a searched policy, two trials and two steps each where nothing else is said."""
-    settings = {"operations": 1, "magnitude": 9, "search_trials": 2, "search_steps": 2, **techniques}
+    """A comparison of `none` and a searched policy, three trials of two steps each where nothing else is said."""
+    settings = {"operations": 3, "magnitude": 9, "search_trials": 3, "search_steps": 2, **techniques}
     return experiment(data, run, model, train={"arms": ["none", "policy"]}, techniques=settings)
 
 
@@ -47,11 +47,12 @@ def test_the_arms_are_trained_with_the_best_policy(data: Path, model: Path, tmp_
     asked_for = asked(data, run, model)
     run_clip(run, asked_for)
     trials = trials_of(run)
-    assert [(one["num_ops"], one["magnitude"]) for one in trials][0] == (1, 9) and len(trials) == 2  # the given one
+    assert [(one["num_ops"], one["magnitude"]) for one in trials][0] == (3, 9) and len(trials) == 3  # the given one
     best = max(trials, key=lambda one: (one["figure"], -one["num_ops"] * one["magnitude"], -one["num_ops"]))
     n, m = best["num_ops"], best["magnitude"]
+    assert (n, m) != (3, 9)  # or nothing would show that it is the best one that trains
     expected = (
-        f"policy: {n} operations of magnitude {m} were the best on validation of 2 trials "
+        f"policy: {n} operations of magnitude {m} were the best on validation of 3 trials "
         f"of 2 steps (RSUM {best['figure']:.1f}, the given policy's {trials[0]['figure']:.1f})"
     )
     assert expected in read_json(run / "results" / "verdict.json")["warnings"]
