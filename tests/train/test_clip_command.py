@@ -68,7 +68,7 @@ def test_two_processes_train_the_models_of_one(place: Path, tmp_path: Path) -> N
         (tmp_path / str(number)).mkdir()
         # An odd batch, so that the parts are not of one size.
         path = write_experiment(
-            place, tmp_path / str(number), arms=arms, seeds=1, train_batch_size=7, learning_rate=1e-3
+            place, tmp_path / str(number), arms=arms, seeds=1, train_batch_size=7, learning_rate=3e-4
         )
         command = [sys.executable, "-m", "mvc", "clip", str(path), "--num-processes", str(number)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
