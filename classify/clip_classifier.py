@@ -89,22 +89,6 @@ class ClipClassifier(nn.Module):
         return logits
 
 
-def class_captions(words: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Captions of each class, one for each template.
-
-    Raises:
-        ConfigError: there is no template, or one that has not {} exactly once.
-    """
-    wrong = next((template for template in templates if template.count("{}") != 1), None)
-    if wrong is not None or not templates:
-        raise ConfigError(
-            f"classify.templates has '{wrong}'" if templates else "classify.templates is empty",
-            why="the name of the class stands at {}",
-            do='write templates such as "a photo of a {}."',
-        )
-    return [[template.replace("{}", name) for template in templates] for name in words]
-
-
 def clip_digest(model: str) -> str:
     """What a classifier from it depends on: configuration and weights.
 

@@ -23,6 +23,7 @@ from mvc.devices import pick_device
 from mvc.errors import ConfigError, DataError
 from mvc.storage import sha256_file, sha256_json
 from mvc.synthetic import METADATA, SyntheticImage, read_synthetic, synthetic_folder
+from mvc.templates import fill_templates
 
 from .backbones import CLIP, check_backbone
 from .images import Images, cached_images, channel_statistics
@@ -279,9 +280,7 @@ def _synthetic(run: Path, dataset: Dataset, made: list[SyntheticImage], size: in
 def _captions(settings: ClassifySection, dataset: Dataset) -> list[list[str]] | None:
     if settings.clip is None:
         return None
-    from .clip_classifier import class_captions
-
-    return class_captions(dataset.words, settings.templates)
+    return [fill_templates(settings.templates, name) for name in dataset.words]
 
 
 def _digest_of_clip(settings: ClassifySection, captions: list[list[str]] | None) -> str:

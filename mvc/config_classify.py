@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mvc.arms import Augmentation, parse_arm
-from mvc.config_types import Positive, Rate, Section, Seeds, Share, seed_list
+from mvc.config_types import Positive, Rate, Section, Seeds, Share, Templates, seed_list
 
 Ratio = Annotated[float, Field(gt=0.0)]
 
@@ -27,7 +27,7 @@ class ClassifySection(Section):
     """small, wrn_28_2, wrn_28_10, clip, a timm name; auto: `small` up to 64 px, else resnet18; a list: each of them."""
     clip: str | None = None
     """backbone clip: a trained CLIP by folder or hub id, which is fine-tuned by captions of the classes."""
-    templates: list[str] = ["a photo of a {}."]
+    templates: Templates = ["a photo of a {}."]
     """backbone clip: captions of a class; {} stands for its words."""
     weights: str | None = None
     """Safetensors file with the backbone's pre-trained weights (timm names); from scratch when absent."""

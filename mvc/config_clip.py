@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mvc.config import RunSection
-from mvc.config_types import Count, Positive, Rate, Section, Seeds, Share, seed_list
+from mvc.config_types import Count, Positive, Rate, Section, Seeds, Share, Templates, seed_list
 
 PLAIN = "none"
 MIXGENS = ("mixgen", "mixgen_a", "mixgen_b", "mixgen_c", "mixgen_d", "mixgen_e", "mixgen_embedding")
@@ -150,16 +150,8 @@ class ClipEvaluateSection(Section):
     """Images or captions at once."""
     classes: str | None = None
     """Folder of class folders with images, to classify without training; none when absent."""
-    templates: list[str] = ["a photo of a {}."]
+    templates: Templates = ["a photo of a {}."]
     """Prompts of a class; {} stands for its name."""
-
-    @field_validator("templates")
-    @classmethod
-    def _with_a_place_for_the_name(cls, value: list[str]) -> list[str]:
-        wrong = next((template for template in value if template.count("{}") != 1), None)
-        if wrong is not None or not value:
-            raise ValueError("templates are empty" if wrong is None else f"'{wrong}' must have {{}} exactly once")
-        return value
 
 
 class ClipExperiment(Section):

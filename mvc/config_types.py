@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mvc.templates import fault_of_templates
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -29,6 +31,17 @@ def seed_list(seeds: int | list[int]) -> list[int]:
 
 Seeds = Annotated[int | list[int], AfterValidator(_different_seeds)]
 """How many seeds, or which."""
+
+
+def _with_a_place_for_the_name(value: list[str]) -> list[str]:
+    fault = fault_of_templates(value)
+    if fault is not None:
+        raise ValueError(fault)
+    return value
+
+
+Templates = Annotated[list[str], AfterValidator(_with_a_place_for_the_name)]
+"""Prompts in which {} stands for the name of a class."""
 
 
 def middle(scale: float | tuple[float, float]) -> float:

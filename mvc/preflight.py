@@ -79,9 +79,7 @@ def check_experiment(experiment: Experiment, until: str) -> None:
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"classify.weights: {weights} is missing", do="give a safetensors file, or leave it out")
     if experiment.classify.clip is not None:
-        module = import_module("mvc.classify.clip_classifier")
-        module.class_captions([], experiment.classify.templates)
-        module.clip_digest(experiment.classify.clip)
+        import_module("mvc.classify.clip_classifier").clip_digest(experiment.classify.clip)
 
 
 def check_splits(run: Path, until: str) -> None:

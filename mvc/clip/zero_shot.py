@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvc.errors import ConfigError
+from mvc.templates import fault_of_templates, fill_templates
 
 from .features import text_features
 from .models import Clip
@@ -45,7 +46,7 @@ def class_weights(
         Stopped: as `text_features`.
     """
     _check(class_names, templates)
-    prompts = [template.replace("{}", name) for name in class_names for template in templates]
+    prompts = [prompt for name in class_names for prompt in fill_templates(templates, name)]
     features = text_features(clip, prompts, batch_size)
     return F.normalize(features.unflatten(0, (len(class_names), len(templates))).mean(dim=1), dim=-1)
 
@@ -75,12 +76,6 @@ def _check(class_names: Sequence[str], templates: Sequence[str]) -> None:
     empty = [number for number, name in enumerate(class_names) if not name.strip()]
     if empty:
         raise ConfigError(f"the name of class {empty[0]} (counted from 0) is empty", do="give it words")
-    if not templates:
-        raise ConfigError("there is no template for prompts", do='give one, such as "a photo of a {}."')
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ConfigError(
-                f"the template '{template}' has {{}} {template.count('{}')} times",
-                why="the name of the class stands there",
-                do='write it exactly once, as in "a photo of a {}."',
-            )
+    fault = fault_of_templates(templates)
+    if fault is not None:
+        raise ConfigError(fault, why="the name of the class stands there", do='give one such as "a photo of a {}."')

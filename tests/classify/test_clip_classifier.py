@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mvc.classify.clip_classifier import (
     ClipClassifier,
-    class_captions,
     clip_classifier,
     clip_digest,
     mixgen,
@@ -29,17 +28,18 @@ from mvc.config import ClassifySection
 from mvc.errors import ConfigError, EnvironmentFault
 from mvc.mixgen_plan import plan_mixgen
 from mvc.randomness import generator, numpy_generator
+from mvc.templates import fill_templates
 from tests.mvc.clip.clip_toys import SIDE, json_file, timm_config, toy_clip, vit_config
 
 WORDS = ["red dog", "green cat", "blue house"]
 TEMPLATES = ["a {}.", "one {} here"]
-CAPTIONS = class_captions(WORDS, TEMPLATES)
+CAPTIONS = [fill_templates(TEMPLATES, name) for name in WORDS]
 
 
 def classifier(folder: Path, templates: list[str] = TEMPLATES, seed: int = 0) -> ClipClassifier:
     clip = toy_clip(folder, seed=seed)
     torch.nn.init.constant_(clip.network.logit_scale, np.log(20.0))
-    return ClipClassifier(clip, class_captions(WORDS, templates))
+    return ClipClassifier(clip, [fill_templates(templates, name) for name in WORDS])
 
 
 def pictures(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
@@ -74,24 +74,6 @@ def classes_by_hand(network: ClipClassifier) -> np.ndarray:
 @pytest.fixture
 def whole(tmp_path: Path) -> Iterator[ClipClassifier]:
     yield classifier(tmp_path)
-
-
-def test_captions_are_templates_with_words() -> None:
-    assert CAPTIONS == [[f"a {name}.", f"one {name} here"] for name in WORDS]
-    assert class_captions(["a {} b"], ["{}"]) == [["a {} b"]]
-
-
-@pytest.mark.parametrize(
-    ("templates", "message"),
-    [
-        ([], r"classify\.templates is empty\nwhy: the name of the class stands at \{\}"),
-        (["a {}", "photo"], r"classify\.templates has 'photo'\n(.|\n)*write templates such as"),
-        (["{} {}"], r"classify\.templates has '\{\} \{\}'"),
-    ],
-)
-def test_wrong_templates_are_named(templates: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        class_captions(WORDS, templates)
 
 
 @pytest.mark.parametrize("templates", [["{}"], TEMPLATES])
@@ -299,6 +281,8 @@ def test_the_name_is_read_in_any_case() -> None:
         ({"pretrained": True}, "backbone clip brings its own weights and trains all"),
         ({"weights": "x.safetensors"}, "backbone clip brings its own weights and trains all"),
         ({"weights": "x.safetensors", "train_layers": "head"}, "backbone clip brings its own weights and trains all"),
+        ({"templates": []}, "there is no template"),
+        ({"templates": ["a {}", "photo"]}, r"the template 'photo' must have \{\} exactly once"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, object], message: str) -> None:

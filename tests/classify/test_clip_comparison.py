@@ -158,8 +158,6 @@ def test_two_backbones_have_a_table_each(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"templates": ["photo"]}, r"classify\.templates has 'photo'"),
-        ({"templates": []}, r"classify\.templates is empty"),
         ({"clip": "ViT-B-32"}, r"classify\.clip=ViT-B-32 is an architecture without weights\nwhy: class captions mean"),
         ({"clip": "ViT-B-23"}, "no CLIP 'ViT-B-23'; nearest: .*ViT-B-32"),
     ],

@@ -110,9 +110,9 @@ def test_every_technique_and_every_pair_that_goes_together_is_an_arm() -> None:
         ("techniques.search_trials=16", ">= 0 and <= 15"),
         ("techniques.search_steps=0", ">= 1"),
         ("evaluate.batch_size=0", ">= 1"),
-        ("evaluate.templates=[]", "templates are empty"),
-        ("evaluate.templates=[a photo]", r"'a photo' must have \{\} exactly once"),
-        ("evaluate.templates=['{} and {}']", r"'\{\} and \{\}' must have \{\} exactly once"),
+        ("evaluate.templates=[]", "there is no template"),
+        ("evaluate.templates=[a photo]", r"the template 'a photo' must have \{\} exactly once"),
+        ("evaluate.templates=['{} and {}']", r"the template '\{\} and \{\}' must have \{\} exactly once"),
         ("run.device=tpu", "one of auto, cpu, cuda, mps"),
     ],
 )

@@ -58,9 +58,9 @@ def test_our_templates_name_the_class_once() -> None:
         ([], TEMPLATES, "there is no class"),
         (["dog", " "], TEMPLATES, r"the name of class 1 \(counted from 0\) is empty"),
         (["dog"], [], "there is no template"),
-        (["dog"], ["a {}", "a photo"], r"the template 'a photo' has \{\} 0 times"),
-        (["dog"], ["{} and {}"], r"the template '\{\} and \{\}' has \{\} 2 times"),
-        (["dog"], ["a {0}"], r"the template 'a \{0\}' has \{\} 0 times"),
+        (["dog"], ["a {}", "a photo"], r"the template 'a photo' must have \{\} exactly once"),
+        (["dog"], ["{} and {}"], r"the template '\{\} and \{\}' must have \{\} exactly once"),
+        (["dog"], ["a {0}"], r"the template 'a \{0\}' must have \{\} exactly once"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(names: list[str], templates: Any, said: str, tmp_path: Path) -> None:
