@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from mvc.classify.mixing import mixer
 from mvc.classify.networks import build_network
 from mvc.errors import ConfigError, MvcError
 from mvc.randomness import generator, seeded_global
+from tests.two_processes import in_two_processes
 
 STEPS, CLASSES = 6, 3
 RATES = [3e-3] * STEPS
@@ -98,51 +96,31 @@ def _process(rank: int, port: int, folder: Path) -> None:
     """What each of two processes does: fits in two groups, one after the other, and errors that both have to meet."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    try:
-        said: dict[str, Any] = {}
-        for case in CASES:
-            assert parallel.join(torch.device("cpu")) == torch.device("cpu") and parallel.size() == 2
-            weights, said[case] = trained(case, rank)
-            save_file(weights, folder / f"{case}-{rank}.safetensors")
-            distributed.destroy_process_group()
-        parallel.join(torch.device("cpu"))
-        options: dict[str, Any] = {"weight_decay": 0.0, "evaluation_steps": 3, "validation": None}
-        network = small()
-        for name in ("mixup", "alignmixup", "puzzlemix"):  # forward passes in parts, and gradients within them
-            fit(network, batch, RATES, mixer=mixer(name, 0), **options)
-        # The small net's weights lie in channels-last order.
-        state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        save_file(state, folder / f"small-{rank}.safetensors")
-        said["few"] = _failure(lambda: fit(Toy(), lambda step: (images_of(1, 0), torch.ones(1, 3)), RATES, **options))
-        said["not finite"] = _failure(lambda: fit(Toy(), _not_finite, RATES, **options))
+    said: dict[str, Any] = {}
+    for case in CASES:
+        assert parallel.join(torch.device("cpu")) == torch.device("cpu") and parallel.size() == 2
+        weights, said[case] = trained(case, rank)
+        save_file(weights, folder / f"{case}-{rank}.safetensors")
         distributed.destroy_process_group()
-        (folder / f"{rank}.json").write_text(json.dumps(said))
-    except BaseException:
-        (folder / f"{rank}.txt").write_text(traceback.format_exc())
-        raise
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    parallel.join(torch.device("cpu"))
+    options: dict[str, Any] = {"weight_decay": 0.0, "evaluation_steps": 3, "validation": None}
+    network = small()
+    for name in ("mixup", "alignmixup", "puzzlemix"):  # forward passes in parts, and gradients within them
+        fit(network, batch, RATES, mixer=mixer(name, 0), **options)
+    # The small net's weights lie in channels-last order.
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / f"small-{rank}.safetensors")
+    said["few"] = _failure(lambda: fit(Toy(), lambda step: (images_of(1, 0), torch.ones(1, 3)), RATES, **options))
+    said["not finite"] = _failure(lambda: fit(Toy(), _not_finite, RATES, **options))
+    distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(said))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have left: their weights and what they said."""
-    folder, port, context = tmp_path_factory.mktemp("two"), free_port(), multiprocessing.get_context("spawn")
-    both = [context.Process(target=_process, args=(rank, port, folder)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-        process.kill()
-    said = "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
-    assert [process.exitcode for process in both] == [0, 0], said
+    folder = tmp_path_factory.mktemp("two")
+    in_two_processes(_process, folder)
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from mvc.randomness import generator
 from mvc.storage import read_json, read_json_lines
 from tests.generate.drill import Drill, Ground, contents, lives, require_equal, wait_for, workers_of
 from tests.train.crash import Point
+from tests.two_processes import free_port
 
 RENAME, APPEND, DRAW = "os.replace", "mvc.candidates.append_json_lines", "mvc.generate.drawing.draw"
 POINTS = {
@@ -164,13 +164,6 @@ def test_workers_end_with_their_parent_and_one_process_goes_on(ground: Ground, n
     drill.settings = SLOWLY
     assert drill.generate() == 0, drill.said
     require_equal(drill, ground.whole(*SLOWLY))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow

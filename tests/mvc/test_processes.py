@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from mvc import processes
 from mvc.error_facts import error_facts, error_of
 from mvc.errors import ConfigError, MvcError
 from mvc.launch import _environment
+from tests.two_processes import free_port
 
 SCRIPT = """
 import sys, time
@@ -97,9 +97,7 @@ def run_two(tmp_path: Path, mode: str) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of two processes of SCRIPT."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     started = []
     for rank in range(2):
         place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

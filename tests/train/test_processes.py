@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from mvc.storage import read_json, read_json_lines, verified_manifest
 from tests.train.small_run import experiment_for, write_run
+from tests.two_processes import free_port
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -55,13 +55,6 @@ def start(launcher: str, experiment: Path, *changes: str) -> subprocess.Popen[st
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=experiment.parent, env=ENVIRONMENT
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:

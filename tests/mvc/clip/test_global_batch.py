@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import socket
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from mvc.clip.contrastive import clip_loss
 from mvc.clip.global_batch import gathered, process, shares, sum_gradients
 from tests.mvc.clip.clip_toys import pictures, resnet_config, texts, toy_clip, vit_config
 from tests.mvc.clip.contrastive_reference import distance, in_parts, whole_batch
+from tests.two_processes import in_two_processes
 
 CASES: dict[str, tuple[list[int], int]] = {
     "equal": ([6, 6], 4),
@@ -60,50 +57,30 @@ def _said(call: Any) -> str:
 
 def _process(rank: int, port: int, folder: Path) -> None:
     """What each of two processes does: all cases in one group, and errors that both have to meet."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    try:
-        distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-        said: dict[str, Any] = {"process": process()}
-        for case, (counts, size) in CASES.items():
-            network, images, ids = network_of(case)
-            own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-            loss, found = in_parts(network, images[own], ids[own], size, **options(case))
-            said[case] = float(loss)
-            save_file(found, folder / f"{case}-{rank}.safetensors")
-        network, images, ids = network_of("equal")
-        said["empty"] = _said(lambda: in_parts(network, images[: 2 * rank], ids[: 2 * rank], 4))
-        said["unmatched"] = _said(lambda: in_parts(network, images[:3], ids[: 3 - rank], 4))
-        resnet = toy_clip(folder / str(rank), resnet_config()).network.train()
-        said["BatchNorm"] = _said(lambda: in_parts(resnet, images[:6].float(), ids[:6], 12))
-        distributed.destroy_process_group()
-        (folder / f"{rank}.json").write_text(json.dumps(said))
-    except BaseException:
-        (folder / f"{rank}.txt").write_text(traceback.format_exc())
-        raise
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    said: dict[str, Any] = {"process": process()}
+    for case, (counts, size) in CASES.items():
+        network, images, ids = network_of(case)
+        own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        loss, found = in_parts(network, images[own], ids[own], size, **options(case))
+        said[case] = float(loss)
+        save_file(found, folder / f"{case}-{rank}.safetensors")
+    network, images, ids = network_of("equal")
+    said["empty"] = _said(lambda: in_parts(network, images[: 2 * rank], ids[: 2 * rank], 4))
+    said["unmatched"] = _said(lambda: in_parts(network, images[:3], ids[: 3 - rank], 4))
+    resnet = toy_clip(folder / str(rank), resnet_config()).network.train()
+    said["BatchNorm"] = _said(lambda: in_parts(resnet, images[:6].float(), ids[:6], 12))
+    distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(said))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have left: their gradients and what they said."""
-    folder, port, context = tmp_path_factory.mktemp("two"), free_port(), multiprocessing.get_context("spawn")
+    folder = tmp_path_factory.mktemp("two")
     for rank in range(2):
         (folder / str(rank)).mkdir()
-    both = [context.Process(target=_process, args=(rank, port, folder)) for rank in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(120)
-        one.kill()
-    said = "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
-    assert [one.exitcode for one in both] == [0, 0], said
+    in_two_processes(_process, folder)
     return folder
 
 
