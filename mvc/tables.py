@@ -137,16 +137,22 @@ def require_columns(there: Sequence[str], wanted: Iterable[str], where: str = "t
     """Check that columns are there, before anything is done.
 
     Raises:
-        DataError: one is not; lists those that are, and the nearest.
+        DataError: one is not; lists those that are, and the nearest where one is alike.
     """
     for column in wanted:
-        if column not in there:
-            nearest = get_close_matches(column, there, n=1, cutoff=0.0)
-            raise DataError(
-                f"{where} has no column '{printable(column)}'",
-                why=f"its columns are: {', '.join(map(printable, there))}" if there else "it has no columns",
-                do=f"the nearest is '{printable(nearest[0])}': give that one, or correct the table" if nearest else "",
-            )
+        if column in there:
+            continue
+        missing = f"{where} has no column '{printable(column)}'"
+        if not there:
+            raise DataError(missing, why="it has no columns")
+        nearest = get_close_matches(column, there, n=1)
+        raise DataError(
+            missing,
+            why=f"its columns are: {', '.join(map(printable, there))}",
+            do=f"the nearest is '{printable(nearest[0])}': give that one, or correct the table"
+            if nearest
+            else "give one of those, or correct the table",
+        )
 
 
 def text_of(row: Row, column: str) -> str:

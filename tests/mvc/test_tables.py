@@ -214,6 +214,10 @@ def test_columns_are_required_before_anything_is_done() -> None:
         DataError, match="in.csv has no column 'Text'\nwhy: its columns are: label, text\ndo: .* is 'text'"
     ):
         require_columns(["label", "text"], ["label", "Text"], "in.csv")
+    with pytest.raises(
+        DataError, match="no column 'text'\nwhy: its columns are: a, b\ndo: give one of those, or correct"
+    ):
+        require_columns(["a", "b"], ["text"])
     with pytest.raises(DataError, match="the table has no column 'text'\nwhy: it has no columns$"):
         require_columns([], ["text"])
 
