@@ -60,7 +60,7 @@ def test_accuracy_by_hand(classes: Path) -> None:
     assert zero_shot_accuracy(clip, folders, ["{} red"], 1) == 3 / 6
     # The mean of both is (0.38, 0, 0.92), with a limit of 0.67 times.
     assert zero_shot_accuracy(clip, folders, ["{} red", "{}"], 64) == 4 / 6
-    with pytest.raises(ConfigError, match="the template 'red' has {} 0 times"):
+    with pytest.raises(ConfigError, match="the template 'red' must have {} exactly once"):
         zero_shot_accuracy(clip, folders, ["red"], 64)
 
 
