@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw
 
 from mvc.randomness import numpy_generator
 from tests.folders import sha256_folder
+from tests.real_data import real_data
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data"
 QUICK = [
     "train.max_train_steps=6",
     "train.train_batch_size=4",
@@ -151,8 +151,6 @@ def test_killed_in_training_it_goes_on_to_the_same_bits(finished: Path, number: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["brain_tumor_mri", "caltech101_20"])
 def test_real_images_run_through_without_a_line_of_code(name: str, tmp_path: Path) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the data set {name} is not on this machine")
-    done = mvc("run", "--data", str(SHARED / name), "data.shots=6", *QUICK, folder=tmp_path)
+    done = mvc("run", "--data", str(real_data(name)), "data.shots=6", *QUICK, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / name / "report" / "index.html").exists()

@@ -22,14 +22,14 @@ def free_port() -> int:
         return port
 
 
-def in_two_processes(work: Work, folder: Path, seconds: float = 120) -> None:
+def in_two_processes(work: Work, folder: Path) -> None:
     """Do a module's function in two new processes of one thread each; what failed in one is said by the assertion."""
     context, port = multiprocessing.get_context("spawn"), free_port()
     both = [context.Process(target=_process, args=(work, rank, port, folder)) for rank in range(2)]
     for process in both:
         process.start()
     for process in both:
-        process.join(seconds)
+        process.join(120)
         process.kill()
         process.join()
     said = "\n".join(path.read_text() for path in sorted(folder.glob("failure-*.txt")))

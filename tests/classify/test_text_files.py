@@ -10,10 +10,9 @@ import pytest
 
 from mvc.classify.text_files import described, read_splits
 from mvc.errors import DataError
+from tests.real_data import real_data
 
 from .text_runs import write_texts
-
-SST2 = Path(__file__).resolve().parents[3] / "shared" / "data" / "sst2"
 
 
 def test_splits_are_read_with_their_labels_and_rows(tmp_path: Path) -> None:
@@ -77,11 +76,11 @@ def test_other_wrong_folders(tmp_path: Path) -> None:
         read_splits(tmp_path, ["text"], "label")
 
 
-@pytest.mark.skipif(not SST2.is_dir(), reason="../shared/data/sst2 is not here")
 def test_the_cut_of_sst2_as_it_is() -> None:
-    splits = read_splits(SST2, ["sentence"], "label")
+    folder = real_data("sst2")
+    splits = read_splits(folder, ["sentence"], "label")
     assert [len(one) for one in (splits.train, splits.validation, splits.test)] == [2000, 872, 1821]
     assert Counter(splits.train.labels) == {1: 1043, 0: 957} and splits.leaks == 0
-    with open(SST2 / "train.tsv", newline="", encoding="utf-8") as file:
+    with open(folder / "train.tsv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
     assert [text for (text,) in splits.train.texts] == [row[0] for row in rows]

@@ -26,8 +26,7 @@ from mvc.images import decode, to_uint8
 from mvc.randomness import numpy_generator
 from mvc.tiny import DIGIT_WORDS
 from mvc.tiny.digits import digit_images, stratified_split
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from tests.real_data import real_data
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +131,9 @@ def test_real_images_that_nobody_knows_are_seldom_refused(
 
 @pytest.mark.parametrize("name", ["brain_tumor_mri", "caltech101_20"])
 def test_real_sets_with_ten_images_a_class(name: str, tiny: Extractor) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"the data set {name} is not beside this checkout")
-    train = few(folder_of(SHARED / name / "train", 12, tiny), 10, name)
-    test = folder_of(SHARED / name / "test", 8, tiny)
+    folder = real_data(name)
+    train = few(folder_of(folder / "train", 12, tiny), 10, name)
+    test = folder_of(folder / "test", 8, tiny)
     held_out, unseen = test.take(list(range(0, 32, 2))), test.take(list(range(1, len(test.classes), 2)))
     real = fitted(tiny, train, held_out, clip=False)
     ids = [f"unseen {row}" for row in range(len(unseen.classes))]

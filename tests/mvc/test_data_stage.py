@@ -17,8 +17,7 @@ from mvc.errors import ConfigError, DataError
 from mvc.storage import read_json, read_json_lines
 from tests.folders import sha256_folder
 from tests.mvc.pictures import fill, picture
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from tests.real_data import real_data
 
 
 def experiment(path: Path | str, **data: Any) -> Experiment:
@@ -216,11 +215,10 @@ def test_digits_live_in_the_run_which_can_be_moved(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / INDEX).read_bytes() == first
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets for tests are not on this machine")
 def test_real_folders(tmp_path: Path) -> None:
     expected = {"brain_tumor_mri": (4, [640, 160, 400]), "caltech101_20": (20, [480, 120, 400])}
     for name, (classes, counts) in expected.items():
-        run_data(tmp_path / name, experiment(SHARED / name))
+        run_data(tmp_path / name, experiment(real_data(name)))
         dataset = load_index(tmp_path / name)
         assert len(dataset.classes) == classes
         assert [len(dataset.split(split)) for split in ("train", "validation", "test")] == counts

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from mvc.errors import ConfigError, DataError, EnvironmentFault
 from mvc.table_writer import RowWriter
 from mvc.tables import FORMS, Form, read_rows
+from tests.real_data import real_data
 
 ROOT = Path(__file__).resolve().parents[2]
-TNCC = ROOT.parent / "shared" / "data" / "tncc"
 FORBIDDEN = {"csv": "\0", "tsv": "\0\t\n\r"}
 ROWS = [{"text": 'a "red", cat', "label": "1"}, {"text": "\u732b \U0001f408 \u0642\u0637", "label": "0"}]
 # A table through the module, as a command in a pipe uses it: input, output and forms are its arguments.
@@ -376,10 +376,9 @@ def test_memory_does_not_grow_with_the_batch() -> None:
     assert peak(20_000) < peak(200) + 200_000
 
 
-@pytest.mark.skipif(not TNCC.is_dir(), reason="../shared/data/tncc is absent: the data lie beside the repository")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_real_table_goes_through_every_form(form: Form) -> None:
-    for path in sorted(TNCC.glob("*.tsv")):
+    for path in sorted(real_data("tncc").glob("*.tsv")):
         rows = read(path.read_bytes(), "tsv")
         assert any('"' in row["sentence1"] for row in rows)
         assert written(read(written(rows, form), form), "tsv") == path.read_bytes()

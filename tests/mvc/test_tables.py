@@ -14,8 +14,7 @@ import pytest
 
 from mvc.errors import ConfigError, DataError
 from mvc.tables import FIELD_LIMIT, Form, Row, form_of, read_rows, require_columns, text_of
-
-SST2 = Path(__file__).resolve().parents[3] / "shared" / "data" / "sst2"
+from tests.real_data import real_data
 
 
 def read(content: str | bytes, form: Form) -> list[Row]:
@@ -250,7 +249,6 @@ def test_memory_does_not_grow_with_the_table(form: Form) -> None:
     assert peak(20_000) < peak(200) + 200_000
 
 
-@pytest.mark.skipif(not SST2.is_dir(), reason="../shared/data/sst2 is absent: the data lie beside the repository")
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
@@ -260,7 +258,7 @@ def test_memory_does_not_grow_with_the_table(form: Form) -> None:
     ],
 )
 def test_sst2_is_read_whole(name: str, counts: dict[str, int]) -> None:
-    path = SST2 / f"{name}.tsv"
+    path = real_data("sst2") / f"{name}.tsv"
     rows = list(read_rows(path, form_of(path, None)))
     assert Counter(row.values["label"] for row in rows) == counts
     lines = path.read_text(encoding="utf-8").split("\n")

@@ -19,12 +19,7 @@ from mvc.storage import verified_manifest
 from mvc.tables import read_rows
 from mvc.tncc import COLUMNS, SPLITS, Built, build, label_of, linked_groups, main, read_captions, read_scores
 from mvc.tncc_files import Caption, Pair
-
-ROOT = Path(__file__).resolve().parents[2]
-TNCC = ROOT.parent / "shared" / "data" / "tncc"
-real_rows = pytest.mark.skipif(
-    not TNCC.is_dir(), reason="../shared/data/tncc is absent: the data lie beside the repository"
-)
+from tests.real_data import real_data
 
 
 def write_scores(path: Path, pairs: Iterable[Pair]) -> Path:
@@ -289,7 +284,7 @@ def test_the_command_by_its_name(tmp_path: Path) -> None:
 
 def real_files(tmp_path: Path) -> list[dict[str, Any]]:
     """Files in the published formats that hold the pairs of the cut, and others that must be dropped."""
-    rows = [row for split in rows_of(TNCC, ("train", "dev", "test")).values() for row in split]
+    rows = [row for split in rows_of(real_data("tncc"), ("train", "dev", "test")).values() for row in split]
     pairs, captions = [], {}
     for row in rows:
         one, other = int(row["caption1_id"]), int(row["caption2_id"])
@@ -309,7 +304,6 @@ def real_files(tmp_path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@real_rows
 def test_the_cut_comes_back_from_its_own_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = real_files(tmp_path)
     assert run(tmp_path, "--captions", str(tmp_path / "more.json")) == 0
@@ -329,7 +323,6 @@ def test_the_cut_comes_back_from_its_own_pairs(tmp_path: Path, capsys: pytest.Ca
     assert "1,125 pairs read\n5 dropped: score from 1 to 4\n" in shown and "2 dropped: a caption is in no file" in shown
 
 
-@real_rows
 def test_the_cut_itself_parts_no_image(tmp_path: Path) -> None:
     real_files(tmp_path)
     captions = read_captions([tmp_path / "captions.json", tmp_path / "more.json"])
@@ -338,14 +331,13 @@ def test_the_cut_itself_parts_no_image(tmp_path: Path) -> None:
     ]
     pairs = [pair for pair in pairs if label_of(pair.score) is not None]
     groups = linked_groups([(captions[pair.caption1].image, captions[pair.caption2].image) for pair in pairs])
-    cut = rows_of(TNCC, ("train", "dev", "test"))
+    cut = rows_of(real_data("tncc"), ("train", "dev", "test"))
     of_caption = {int(row["caption1_id"]): name for name, rows in cut.items() for row in rows}
     assert all(len({of_caption[pairs[place].caption1] for place in group}) == 1 for group in groups)
     assert (len(groups), max(map(len, groups))) == (395, 81)
     assert_no_image_is_in_two_splits(cut)
 
 
-@real_rows
 def test_real_rows_have_equal_bytes_for_equal_seeds(tmp_path: Path) -> None:
     real_files(tmp_path)
     more = ("--captions", str(tmp_path / "more.json"), "--sizes", "500", "150", "200", "--seed")

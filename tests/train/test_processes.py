@@ -26,11 +26,15 @@ def write_experiment(folder: Path, **train: Any) -> Path:
     """Images, a toy base model and experiment.yaml; the run will be folder/work."""
     run = write_run(folder, images=5)
     experiment_for(run)
-    short: dict[str, Any] = {"max_train_steps": 6, "train_batch_size": 4}
-    short |= {"checkpointing_steps": 2, "lr_warmup_steps": 2}
-    # AdamW divides a gradient by its own size: where that is no larger than the rounding of a sum (one weight of 52,292
-    # here), the default epsilon of 1e-8 turns another order of the same sum into a step of the learning rate's size.
-    short["adam_epsilon"] = 1e-6
+    short = {
+        "max_train_steps": 6,
+        "train_batch_size": 4,
+        "checkpointing_steps": 2,
+        "lr_warmup_steps": 2,
+        # AdamW divides a gradient by its own size: where that is no larger than the rounding of a sum (one weight of
+        # 52,292 here), the default of 1e-8 turns another order of the same sum into a step of the learning rate's size.
+        "adam_epsilon": 1e-6,
+    }
     content = {
         "run": {"device": "cpu", "dir": str(folder / "work")},
         "data": {"path": str(folder / "images")},

@@ -14,8 +14,6 @@ from pyarrow import parquet
 
 from tests.mvc.pictures import picture
 
-FLICKR = Path(__file__).resolve().parents[4] / "shared" / "data" / "flickr8k_200"
-
 
 class Example(NamedTuple):
     """An image: file name, bytes as stored, captions."""

@@ -14,8 +14,9 @@ from mvc.clip.pairs import Pairs, read_pairs
 from mvc.clip.places import ImageFile
 from mvc.errors import DataError
 from mvc.randomness import derived_seed
+from tests.real_data import real_data
 
-from .pair_data import FLICKR, WRITERS, Example, examples, write_imagefolder
+from .pair_data import WRITERS, Example, examples, write_imagefolder
 
 
 def pairs_of(folder: Path, contents: list[bytes], prefix: str = "") -> Pairs:
@@ -98,10 +99,10 @@ def test_leaks_of_images_and_captions(tmp_path: Path) -> None:
     assert find_leaks({"train": read["train"], "validation": read["validation"]}) == []
 
 
-@pytest.mark.skipif(not FLICKR.is_dir(), reason="../shared/data/flickr8k_200 is not here")
 def test_leaks_of_flickr8k() -> None:
-    train, test = (read_pairs(FLICKR, split) for split in ("train", "test"))
-    assert image_digests(test) == [sha256((FLICKR / name).read_bytes()).hexdigest() for name in test.ids]
+    place = real_data("flickr8k_200")
+    train, test = (read_pairs(place, split) for split in ("train", "test"))
+    assert image_digests(test) == [sha256((place / name).read_bytes()).hexdigest() for name in test.ids]
     leaks = find_leaks({"train": train, "test": test})
     common = {text.casefold() for texts in train.captions for text in texts} & {
         text.casefold() for texts in test.captions for text in texts

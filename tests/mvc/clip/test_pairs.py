@@ -19,8 +19,9 @@ from mvc.clip.places import ImageFile
 from mvc.errors import ConfigError, DataError
 from mvc.images import decode
 from tests.folders import sha256_folder
+from tests.real_data import real_data
 
-from .pair_data import FLICKR, WRITERS, Example, examples, write_imagefolder, write_list
+from .pair_data import WRITERS, Example, examples, write_imagefolder, write_list
 
 IDS = {
     "imagefolder": ["{split}/000.png", "{split}/004.png"],
@@ -28,7 +29,6 @@ IDS = {
     "parquet": ["data/{split}-00000-of-00001.parquet/0", "data/{split}-00000-of-00001.parquet/4"],
     "webdataset": ["{split}-000000.tar/000.png", "{split}-000001.tar/004.png"],
 }
-needs_flickr = pytest.mark.skipif(not FLICKR.is_dir(), reason="../shared/data/flickr8k_200 is not here")
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -198,14 +198,14 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         read_pairs(tmp_path / "nowhere", "train")
 
 
-@needs_flickr
 @pytest.mark.parametrize(("split", "images"), [("train", 150), ("test", 50)])
 def test_flickr8k_is_the_same_in_all_four_forms(split: str, images: int, tmp_path: Path) -> None:
-    folder = read_pairs(FLICKR, split)
-    listed = read_pairs(FLICKR, split, form="json")
+    place = real_data("flickr8k_200")
+    folder = read_pairs(place, split)
+    listed = read_pairs(place, split, form="json")
     assert len(folder) == images and sum(map(len, folder.captions)) == 5 * images
     assert listed.ids == folder.ids and listed.captions == folder.captions and listed.digest == folder.digest
-    assert read_pairs(FLICKR / f"flickr8k_{split}.json", split) == listed
+    assert read_pairs(place / f"flickr8k_{split}.json", split) == listed
     assert (
         folder.captions[0][0]
         == {
@@ -217,7 +217,7 @@ def test_flickr8k_is_the_same_in_all_four_forms(split: str, images: int, tmp_pat
     given = [Example(Path(folder.ids[n]).name, folder.content(n), folder.captions[n]) for n in some]
     read = {form: read_pairs(WRITERS[form](tmp_path / form, split, given), split) for form in ("parquet", "webdataset")}
     for row, number in enumerate(some):
-        expected = pixels(decode(FLICKR / folder.ids[number]))
+        expected = pixels(decode(place / folder.ids[number]))
         for pairs in (folder.rows(some), listed.rows(some), *read.values()):
             assert pairs.captions[row] == folder.captions[number]
             np.testing.assert_array_equal(pixels(pairs.image(row)), expected)

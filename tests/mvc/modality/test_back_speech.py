@@ -22,10 +22,9 @@ from mvc.modality.nodes import Level, Sample
 from mvc.modality.sphinx import sphinx_step
 from mvc.modality.steps import Item, Output, Result, Run, Step
 from mvc.modality.store import ROWS, Store
+from tests.real_data import real_data
 
-DIGITS = Path(__file__).parents[4] / "shared" / "data" / "speech_digits"
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="the program flite is not installed")
-needs_digits = pytest.mark.skipif(not DIGITS.is_dir(), reason="the recorded digits of ../shared/data are not here")
 SENTENCES = [
     "A small brown dog is sitting on the green grass.",
     "A dog leaps to catch a ball in a field.",
@@ -102,12 +101,12 @@ def test_texts_that_cannot_be_spoken_cost_only_themselves() -> None:
     assert texts(found)[1] == ["a small brown dog is sitting on the green grass"]
 
 
-@needs_digits
 def test_recorded_voices_are_heard() -> None:
     """Digits at 8 kHz with no sentence around them, 20 by three men: 5 were recognised when this was written."""
-    with open(DIGITS / "transcripts.tsv", encoding="utf-8", newline="") as file:
+    digits = real_data("speech_digits")
+    with open(digits / "transcripts.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    sounds = [read_audio(DIGITS / row["file"]) for row in rows]
+    sounds = [read_audio(digits / row["file"]) for row in rows]
     assert len(sounds) == 20 and {sound.rate for sound in sounds} == {8000}
     heard = [made[0] for made in sphinx_step().run(sounds, [[0]] * len(sounds))]
     said = [one.value if isinstance(one, Output) else "" for one in heard]
