@@ -29,7 +29,7 @@ from mvc.classify.tune import prepare_short_runs
 from mvc.clip.models import load_clip, save_clip
 from mvc.config import Experiment
 from mvc.errors import ConfigError, EnvironmentFault
-from mvc.storage import read_json
+from mvc.storage import read_json, write_json
 from tests.mvc.clip.clip_toys import json_file, toy_clip, vit_config
 
 from .runs import make_run, picture
@@ -115,8 +115,11 @@ def test_the_same_bytes_on_repetition(tmp_path: Path, model: Path) -> None:
 
 def test_it_begins_zero_shot_for_every_seed(tmp_path: Path, model: Path) -> None:
     run = make_run(tmp_path / "run", synthetic=False)
+    classes = read_json(run / "data" / "classes.json")
+    classes["classes"][0]["words"] = "quite dark"  # the words of the folder dark
+    write_json(run / "data" / "classes.json", classes)
     comparison = prepare(run, experiment(model, seeds=2, templates=["a {}.", "one {}"]))[0]
-    assert comparison.captions == [["a dark.", "one dark"], ["a light.", "one light"]]
+    assert comparison.captions == [["a quite dark.", "one quite dark"], ["a light.", "one light"]]
     whole = load_clip(model).network.state_dict()
     for task in tasks_of(comparison, comparison.arms[0]):
         state = _network(task).state_dict()
