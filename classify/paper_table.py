@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mvc.arms import Arm, parse_arm
 from mvc.errors import DataError
-from mvc.storage import read_json
+from mvc.storage import files_like, read_json
 
 from .outcomes import augmentation_of
 from .table import read_table, wide_console
@@ -181,7 +181,7 @@ def _rows(path: Path) -> list[Row]:
 
 def _first_backbone(run: Path) -> str:
     """From a result of a classifier; those of several data seeds or folds lie in runs of their own below this one."""
-    for path in [*sorted(run.glob("results/*-seed*.json")), *sorted(run.glob("*/results/*-seed*.json"))]:
+    for path in [*files_like(run, "results/*-seed*.json"), *files_like(run, "*/results/*-seed*.json")]:
         row: Any = read_json(path)
         if isinstance(row, dict) and row.get("backbone"):
             return str(row["backbone"])

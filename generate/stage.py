@@ -12,7 +12,7 @@ from mvc.config import Experiment
 from mvc.config_generation import PREVIEWED
 from mvc.models import FACTS
 from mvc.progress import say
-from mvc.storage import remove_leftovers, write_json
+from mvc.storage import write_json
 from mvc.synthetic import WANTED, Candidate, recipe_of
 
 from .inputs import Inputs, jobs_for, read_inputs, slot_order, wanted_slots
@@ -80,8 +80,6 @@ def fill_pool(
                 say(f"generate: {len(jobs)} of {len(wanted)} images were refused and are drawn again")
             if rows == start:
                 open_pool(pool, rows)
-                for place in (pool.folder, pool.accepted, pool.rejected):
-                    remove_leftovers(place)
             draw_round(pool, rows, jobs)
         # What an earlier call drew with more attempts counts as well once these are spent.
         seen = [row for row in rows.values() if row["attempt"] <= attempt or attempt == attempts]
@@ -133,7 +131,6 @@ def _make_previews(inputs: Inputs, draw_round: DrawRound) -> None:
         jobs = jobs_for(inputs, slots, 1)
         if not _all_there(jobs, rows):
             open_pool(pool, rows)
-            remove_leftovers(folder)
             draw_round(pool, rows, jobs)
         if not is_closed(pool, rows):
             close_pool(pool, rows)

@@ -13,7 +13,7 @@ from mvc.candidates import Pool, close_pool, find_image, is_closed, open_pool, r
 from mvc.dataset import CLASSES
 from mvc.fingerprint import file_digest, place_digest
 from mvc.stages import CAPTIONS, INDEX
-from mvc.storage import read_json, remove_leftovers, sha256_json, write_json
+from mvc.storage import read_json, sha256_json, write_json
 from mvc.synthetic import Candidate
 
 from .drawing import Work, draw_missing
@@ -86,7 +86,6 @@ def draw_point(run: Path, point: Point, model: Path, folder: Path | None) -> Non
         slots = wanted_slots(inputs)
         rows = belonging(inputs, pool, slots)
         open_pool(pool, rows)
-        remove_leftovers(pool.folder)
         draw_missing(Work(inputs, pool, rows), jobs_for(inputs, slots, 1))
         close_pool(pool, rows)
 

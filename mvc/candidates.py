@@ -24,6 +24,7 @@ from mvc.storage import (
     append_json_lines,
     files_below,
     read_json_lines,
+    remove_leftovers,
     sha256_bytes,
     sha256_file,
     write_bytes,
@@ -143,7 +144,11 @@ def all_there(run: Path) -> bool:
 
 
 def open_pool(pool: Pool, rows: Mapping[str, Candidate]) -> None:
-    """Open a pool for more work, keeping `rows`; until `close_pool` it and its set count as unfinished."""
+    """Open a pool for more work, keeping `rows`; until `close_pool` it and its set count as unfinished.
+
+    Nobody may be at work in it: files that a killed process was writing are removed.
+    """
+    _remove_leftovers(pool)
     write_rows(_journal(pool, 0), list(rows.values()))
     for path in journals(pool):
         if path != _journal(pool, 0):
@@ -176,6 +181,8 @@ def write_image(folder: Path, file_name: str, pixels: np.ndarray[Any, Any]) -> s
 def close_pool(pool: Pool, rows: Mapping[str, Candidate]) -> None:
     """Close a pool: check wanted = present, remove images that it does not hold, write candidates.jsonl.
 
+    Nobody may be at work in it: what a worker that was killed and started again was writing is removed.
+
     Args:
         pool: images in it that no row names are leftovers of other settings.
         rows: what it shall hold, by file name.
@@ -191,10 +198,16 @@ def close_pool(pool: Pool, rows: Mapping[str, Candidate]) -> None:
                 found.unlink()  # so that the next start draws it again
             why = "it is gone" if found is None else "its content is not what was written"
             raise EnvironmentFault(f"{pool.accepted / name} is not there as it should be", why=why, do="generate again")
+    _remove_leftovers(pool)
     _remove_others(pool, lambda folder, name: name in rows)
     write_rows(pool.folder / CANDIDATES, list(rows.values()))
     for path in journals(pool):
         path.unlink()
+
+
+def _remove_leftovers(pool: Pool) -> None:
+    for folder in {pool.folder, pool.accepted, pool.rejected}:
+        remove_leftovers(folder)
 
 
 def _remove_others(pool: Pool, belongs: Callable[[Path, str], bool]) -> None:

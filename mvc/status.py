@@ -14,6 +14,7 @@ from mvc.errors import ConfigError
 from mvc.expected import training_counts
 from mvc.pipeline import read_record
 from mvc.stages import STAGES
+from mvc.storage import files_like
 
 
 def require_run(run: Path) -> None:
@@ -27,7 +28,7 @@ def require_run(run: Path) -> None:
 
 
 def _count(folder: Path, pattern: str) -> int:
-    return sum(1 for path in folder.glob(pattern) if not path.name.startswith(".tmp-"))
+    return len(files_like(folder, pattern))
 
 
 def _lines(path: Path) -> int:

@@ -178,8 +178,12 @@ def sha256_json(value: Any) -> str:
 
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder, sorted by path, temporary ones left out."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY))
-    return sorted(found)
+    return files_like(folder, "**/*")
+
+
+def files_like(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder that match, sorted by path; without those in writing, which `Path.glob` would find too."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(_TEMPORARY))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mvc.paired_test import p_value_text
-from mvc.storage import read_json
+from mvc.storage import files_like, read_json
 
 from .sections import percent, reading, require
 
@@ -128,7 +128,7 @@ def read_comparison(folder: Path) -> Comparison:
         DataError: there is none yet, or a file cannot be used.
     """
     path, table = folder / VERDICT, folder / TABLE
-    trained = len(list(folder.glob("*-seed*.json")))
+    trained = len(files_like(folder, "*-seed*.json"))
     so_far = f"; classifiers measured so far: {trained}" if trained else ""
     require(path, f"No verdict yet: the classifiers have not been compared{so_far}.")
     verdict = read_json(path)

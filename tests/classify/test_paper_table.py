@@ -142,6 +142,7 @@ def test_a_row_a_backbone_and_the_average_gain(tmp_path: Path) -> None:
 def test_the_backbone_of_several_data_seeds_is_that_of_their_runs(tmp_path: Path) -> None:
     write_results(tmp_path / "results", {"real": 0.95, "two_phase": 0.96})
     write_json(tmp_path / "seed-0" / "results" / "real-seed0.json", {"backbone": "wrn_28_2"})
+    (tmp_path / "results" / ".tmp-7-real-seed0.json").write_text('{"backb')  # what a killed process was writing
     assert list(read_models(tmp_path)) == ["wrn_28_2"]
 
 

@@ -24,7 +24,7 @@ from mvc.cli import app
 from mvc.config_file import to_yaml
 from mvc.errors import ConfigError, DataError, EnvironmentFault
 from mvc.progress import meter
-from mvc.storage import read_json
+from mvc.storage import files_like, read_json
 
 from .text_runs import experiment, write_texts
 from .text_toys import save_bert
@@ -49,7 +49,7 @@ def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(run: Path) -> dict[str, dict[str, object]]:
-    return {path.stem: read_json(path) for path in sorted((run / "results").glob("*-seed*.json"))}
+    return {path.stem: read_json(path) for path in files_like(run / "results", "*-seed*.json")}
 
 
 def test_arms_are_trained_on_the_real_texts_and_their_augmentations(folder: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_table_and_the_verdict_hold_what_the_rows_say(finished: Path) -> Non
 
 def test_nothing_is_made_twice_and_a_new_arm_is_added(finished: Path, folder: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    before = {path: path.stat().st_mtime_ns for path in (run / "results").glob("*-seed*.json")}
+    before = {path: path.stat().st_mtime_ns for path in files_like(run / "results", "*-seed*.json")}
     run_texts(run, experiment(folder, run, model="tfidf"))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     more = experiment(folder, run, model="tfidf", seeds=[0, 1, 2])
@@ -196,7 +196,7 @@ def test_a_stopped_and_a_killed_comparison_go_on_where_they_were(folder: Path, b
             process.send_signal(ending)
             assert process.wait(60) == code
         assert before < len(rows_of(run)) < 8 and not (run / "results" / "verdict.json").exists()
-    kept = {path: path.stat().st_mtime_ns for path in (run / "results").glob("*-seed*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in files_like(run / "results", "*-seed*.json")}
     done = subprocess.run([sys.executable, "-m", "mvc", "texts", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

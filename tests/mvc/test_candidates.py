@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_an_open_pool_and_its_set_count_as_unfinished(pool: Pool) -> None:
     assert not is_closed(pool, rows) and read_candidates(pool) == rows
     close_pool(pool, rows)
     assert is_closed(pool, rows)
+
+
+@pytest.mark.parametrize("step", [open_pool, close_pool])
+def test_what_a_killed_worker_was_writing_is_removed(pool: Pool, step: Callable[[Pool, Any], None]) -> None:
+    rows = draw(pool, ("cat", 0, 1))
+    for folder in (pool.folder, pool.accepted / "cat", pool.rejected / "cat"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".tmp-7-finetuned-00001.png").write_bytes(b"half")
+    step(pool, rows)
+    assert not list(pool.folder.rglob(".tmp-*")) and not list(pool.rejected.rglob(".tmp-*"))
+    assert whole_rows(pool, rows.values()) == rows
 
 
 @pytest.mark.parametrize("cut", [1, 5, 300])

@@ -15,6 +15,7 @@ from mvc.storage import (
     append_json_lines,
     exclusive,
     files_below,
+    files_like,
     publish_folder,
     read_json,
     read_json_lines,
@@ -106,9 +107,17 @@ def test_leftovers_are_removed_and_never_listed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-1-x").mkdir()
     (tmp_path / ".tmp-2-y").write_text("half")
     (tmp_path / "kept").write_text("whole")
-    assert files_below(tmp_path) == [tmp_path / "kept"]
+    assert files_below(tmp_path) == files_like(tmp_path, "*") == [tmp_path / "kept"]
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_files_that_match_are_those_that_are_written(tmp_path: Path) -> None:
+    for name in ("b-seed1.json", "b-seed0.json", ".tmp-7-b-seed2.json", "in/b-seed3.json", "b.json"):
+        write_json(tmp_path / name, {})
+    assert files_like(tmp_path, "*-seed*.json") == [tmp_path / "b-seed0.json", tmp_path / "b-seed1.json"]
+    assert files_like(tmp_path, "**/*-seed3.json") == files_like(tmp_path, "*/*") == [tmp_path / "in" / "b-seed3.json"]
+    assert files_like(tmp_path / "nowhere", "*") == []
 
 
 def test_second_writer_is_refused_by_name_and_a_kill_frees_the_lock(tmp_path: Path) -> None:
